@@ -1,0 +1,1 @@
+"""Extract, publish, reconcile and transform: Postgres to core."""

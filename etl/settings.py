@@ -1,0 +1,95 @@
+"""Every setting of the warehouse, with its unit and default, in one class."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ROOT = Path(__file__).resolve().parent.parent
+
+Role = Literal["postgres", "bank", "extractor", "etl", "metastore", "metastore_reader", "mlflow"]
+
+
+class Settings(BaseSettings):
+    """Settings come from the environment (`WAREHOUSE_<NAME>`) or from `.env`; secrets come as files.
+
+    Two copies of the stack run side by side when `data_dir` and `port_offset` differ.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="WAREHOUSE_", env_file=ROOT / ".env", extra="forbid")
+
+    data_dir: Path = Field(ROOT / "var", description="folder of servers' data, jars, logs, secrets and reports")
+    host: str = Field("127.0.0.1", description="address on which the local servers listen")
+    port_offset: int = Field(0, ge=0, le=40000, description="added to every port below")
+
+    postgres_host: str = Field("127.0.0.1", description="Postgres of bank (the source), metastore, warehouse and mlflow")
+    postgres_port: int = Field(15432, description="port of Postgres")
+    namenode_host: str = Field("127.0.0.1", description="HDFS NameNode")
+    namenode_port: int = Field(8020, description="port of the NameNode's file system protocol")
+    namenode_http_port: int = Field(9870, description="port of the NameNode's page and of WebHDFS")
+    datanode_port: int = Field(9866, description="port of the DataNode's data transfer")
+    datanode_ipc_port: int = Field(9867, description="port of the DataNode's IPC")
+    datanode_http_port: int = Field(9864, description="port of the DataNode's page and of WebHDFS")
+    metastore_host: str = Field("127.0.0.1", description="Hive Metastore of the loads")
+    metastore_port: int = Field(9083, description="port of the Hive Metastore of the loads")
+    readers_metastore_port: int = Field(9084, description="port of the Hive Metastore of the readers (SELECT only)")
+    loads_host: str = Field("127.0.0.1", description="HiveServer2-protocol server of the loads")
+    loads_port: int = Field(10001, description="port of the loads server")
+    connect_port: int = Field(15002, description="port of Spark Connect on the loads server")
+    readers_host: str = Field("127.0.0.1", description="HiveServer2-protocol server of Power BI and analysts")
+    readers_port: int = Field(10000, description="port of the readers server")
+    mlflow_port: int = Field(5000, description="port of MLflow's page")
+    resourcemanager_port: int = Field(8032, description="port of the YARN ResourceManager")
+    resourcemanager_http_port: int = Field(8088, description="port of the ResourceManager's page")
+
+    postgres_os_user: str = Field("postgres", description="operating-system user of Postgres when the stack runs as root")
+    readers_os_user: str = Field("warehouse-reader", description="operating-system user of the readers server as root")
+
+    hdfs_user: str = Field("etl", description="HDFS user of the loads")
+    hdfs_readers_user: str = Field("reader", description="HDFS user of the readers server")
+    warehouse_path: str = Field("/warehouse", description="HDFS folder of all tables")
+    spark_master: str = Field("connect", description="connect (the warm loads server), local[*], yarn or k8s://...")
+    loads_memory: str = Field("1g", description="heap of the loads server, as Java writes it")
+    readers_memory: str = Field("640m", description="heap of the readers server, as Java writes it")
+
+    lag_seconds: float = Field(5.0, ge=0, description="how far next_from stays behind the horizon, seconds")
+    max_deleted_share: float = Field(0.01, ge=0, le=1, description="share of a table's keys that a sweep may delete")
+    extract_streams: int = Field(2, ge=1, description="parallel COPY streams of an extract")
+    as_of: str = Field("", description="'now' for features, training and scoring, ISO 8601; empty: newest transaction")
+    log_format: Literal["text", "json"] = Field("text", description="log lines for people (text) or machines (json)")
+
+    def port(self, name: str) -> int:
+        """Return the port of a server, offset included; `name` is a field without `_port`."""
+        return int(getattr(self, f"{name}_port")) + self.port_offset
+
+    @property
+    def secrets_dir(self) -> Path:
+        """Folder of password files, readable by its owner only."""
+        return self.data_dir / "secrets"
+
+    def dsn(self, role: Role, dbname: str, application_name: str = "warehouse") -> str:
+        """Return a libpq connection string; the password comes from the pgpass file, never from here."""
+        return (
+            f"host={self.postgres_host} port={self.port('postgres')} dbname={dbname} user={role} "
+            f"passfile={self.secrets_dir / 'pgpass'} application_name={application_name}"
+        )
+
+    @property
+    def hdfs_uri(self) -> str:
+        """Default file system, `hdfs://host:port`."""
+        return f"hdfs://{self.namenode_host}:{self.port('namenode')}"
+
+    @property
+    def webhdfs_url(self) -> str:
+        """Address of WebHDFS."""
+        return f"http://{self.namenode_host}:{self.port('namenode_http')}"
+
+
+@functools.cache
+def settings() -> Settings:
+    """Return the settings of this process, read once."""
+    return Settings()
