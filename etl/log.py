@@ -1,0 +1,50 @@
+"""Structured logging, one line an event, on standard error; and the frame around every verb's `main`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import structlog
+
+from etl.errors import WarehouseError
+from etl.settings import settings
+
+
+def configure() -> None:
+    """Write events as text for people or JSON for machines, as the setting `log_format` says."""
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if settings().log_format == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0, sort_keys=False)
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso" if settings().log_format == "json" else "%H:%M:%S", utc=True),
+            renderer,
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+def run_main(main: Callable[[], int | None]) -> None:
+    """Run a verb's `main` and end the process with its exit code.
+
+    Errors of this project end in one sentence; anything else keeps its traceback, for it is a defect.
+    """
+    configure()
+    try:
+        code = main() or 0
+    except WarehouseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; nothing is lost, run the same command again", file=sys.stderr)
+        code = 130
+    sys.exit(code)

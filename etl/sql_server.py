@@ -1,0 +1,122 @@
+"""HiveQL over the HiveServer2 protocol: sessions, statements, and files of one statement."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
+from pyhive import hive
+from TCLIService.ttypes import TOperationState
+from thrift.transport.TTransport import TTransportException
+
+from etl.errors import UnavailableError, WarehouseError
+from etl.settings import ROOT, settings
+
+_templates = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)  # noqa: S701 - SQL, not HTML
+
+
+class StatementError(WarehouseError):
+    """The SQL server refused a statement."""
+
+
+class Session:
+    """One session on a SQL server; `run` executes a statement and returns its rows."""
+
+    def __init__(self, connection: hive.Connection) -> None:
+        self._connection = connection
+
+    def run(self, statement: str) -> list[tuple[Any, ...]]:
+        """Execute one statement and fetch all rows (an empty list where there are none).
+
+        Raises
+        ------
+        StatementError
+            With the server's own sentence.
+        """
+        with self._connection.cursor() as cursor:
+            try:
+                cursor.execute(statement)
+                if cursor.description is None:
+                    return []
+                return cursor.fetchall()
+            except hive.OperationalError as error:
+                raise StatementError(f"{first_sentence(error)} [statement: {' '.join(statement.split())[:300]}]") from error
+            except (TTransportException, OSError) as error:
+                raise UnavailableError(f"the SQL server went away: {error}; look at bash/stack.sh status") from error
+
+    def run_file(self, path: Path | str, **parameters: object) -> list[tuple[Any, ...]]:
+        """Execute a file of one statement, its `{{ parameters }}` filled in."""
+        return self.run(render(path, **parameters))
+
+
+def first_sentence(error: BaseException) -> str:
+    """Return the part of a HiveServer2 error that a person can act on."""
+    status = getattr(error.args[0], "status", None) if error.args else None
+    message = getattr(status, "errorMessage", None) or getattr(error.args[0] if error.args else None, "errorMessage", None)
+    text = str(message or error)
+    text = re.sub(r"^Error running query: ", "", text)
+    return re.sub(r"^(\[?[\w.$]+(Exception|Error):? ?)+", "", text).split("\n")[0].strip() or str(error)[:500]
+
+
+def render(path: Path | str, **parameters: object) -> str:
+    """Fill a file of HiveQL; a parameter that is missing is an error that names it."""
+    text = (ROOT / path).read_text(encoding="utf-8")
+    try:
+        return _templates.from_string(text).render(**parameters)
+    except jinja2.UndefinedError as error:
+        raise WarehouseError(f"{path}: {error}; give it as NAME=VALUE") from error
+
+
+@contextmanager
+def session(
+    server: Literal["loads", "readers"] = "loads", configuration: dict[str, str] | None = None, user: str | None = None
+) -> Iterator[Session]:
+    """Open a session on the loads or the readers server.
+
+    Raises
+    ------
+    UnavailableError
+        When the server does not answer.
+    """
+    host, port = (
+        (settings().loads_host, settings().port("loads"))
+        if server == "loads"
+        else (settings().readers_host, settings().port("readers"))
+    )
+    try:
+        connection = hive.connect(
+            host=host, port=port, username=user or settings().hdfs_user, configuration=configuration or {}
+        )
+    except (TTransportException, OSError) as error:
+        raise UnavailableError(
+            f"the {server} SQL server at {host}:{port} does not answer; start it with bash/stack.sh up"
+        ) from error
+    try:
+        yield Session(connection)
+    finally:
+        try:
+            connection.close()
+        except (TTransportException, OSError):
+            # The server went away; the statement that noticed has said so.
+            pass
+
+
+def literal(value: object) -> str:
+    """Write a string, number or truth value as a SQL literal."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def names(rows: Sequence[tuple[Any, ...]]) -> list[str]:
+    """Return the first column of some rows as strings."""
+    return [str(row[0]) for row in rows]
+
+
+__all__ = ["Session", "StatementError", "TOperationState", "literal", "names", "render", "session"]

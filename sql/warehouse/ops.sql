@@ -1,0 +1,74 @@
+-- Create the warehouse's own records: runs, batches, rejects, reconciliations, checks.
+-- Usage: bash/stack.sh up   (runs it in the database warehouse, as its owner; twice is harmless)
+CREATE SCHEMA IF NOT EXISTS ops;
+
+CREATE TABLE IF NOT EXISTS ops.runs (
+    run_id text PRIMARY KEY,
+    verb text NOT NULL,
+    arguments text NOT NULL,
+    state text NOT NULL CHECK (state IN ('running', 'succeeded', 'failed')),
+    started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    ended_at timestamptz,
+    seconds double precision,
+    error text
+);
+CREATE INDEX IF NOT EXISTS runs_by_verb ON ops.runs (verb, started_at);
+
+CREATE TABLE IF NOT EXISTS ops.batches (
+    run_id text NOT NULL REFERENCES ops.runs,
+    table_name text NOT NULL,
+    batch bigint NOT NULL,
+    kind text NOT NULL CHECK (kind IN ('full', 'incremental', 'deletes', 'repair')),
+    range_from timestamptz,
+    next_from timestamptz,
+    row_count bigint NOT NULL,
+    rejected_count bigint NOT NULL DEFAULT 0,
+    bytes bigint NOT NULL,
+    seconds double precision NOT NULL,
+    state text NOT NULL CHECK (state IN ('published', 'failed', 'dropped')),
+    error text,
+    recorded_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX IF NOT EXISTS batches_by_table ON ops.batches (table_name, batch);
+
+CREATE TABLE IF NOT EXISTS ops.rejects (
+    reject_id bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    run_id text NOT NULL REFERENCES ops.runs,
+    table_name text NOT NULL,
+    -- where it came from: a file's name, or the source table
+    origin text NOT NULL,
+    -- the line in that file; NULL where the row came from a table
+    line bigint,
+    key text,
+    column_name text,
+    reason text NOT NULL,
+    -- the row as received, card numbers masked
+    payload text,
+    rejected_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE UNIQUE INDEX IF NOT EXISTS rejects_once ON ops.rejects (
+    table_name, origin, coalesce(line, -1), coalesce(key, ''), coalesce(column_name, ''), md5(reason || coalesce(payload, ''))
+);
+
+CREATE TABLE IF NOT EXISTS ops.reconciliations (
+    run_id text NOT NULL REFERENCES ops.runs,
+    table_name text NOT NULL,
+    part text NOT NULL,
+    source_rows bigint NOT NULL,
+    loaded_rows bigint NOT NULL,
+    rejected_rows bigint NOT NULL,
+    pending_rows bigint NOT NULL,
+    is_equal boolean NOT NULL,
+    detail text,
+    reconciled_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+CREATE TABLE IF NOT EXISTS ops.checks (
+    run_id text NOT NULL REFERENCES ops.runs,
+    table_name text NOT NULL,
+    check_name text NOT NULL,
+    severity text NOT NULL CHECK (severity IN ('error', 'warn')),
+    is_passed boolean NOT NULL,
+    observed text,
+    checked_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
