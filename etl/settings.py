@@ -23,6 +23,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="WAREHOUSE_", env_file=ROOT / ".env", extra="forbid")
 
     data_dir: Path = Field(ROOT / "var", description="folder of servers' data, jars, logs, secrets and reports")
+    jars_dir: Path = Field(ROOT / "var" / "jars", description="folder of the jars that etl/stack/ivy.xml names")
+    java_home: str = Field("", description="folder of a Java 17 or 21; empty: found on this machine")
     host: str = Field("127.0.0.1", description="address on which the local servers listen")
     port_offset: int = Field(0, ge=0, le=40000, description="added to every port below")
 
@@ -45,6 +47,10 @@ class Settings(BaseSettings):
     mlflow_port: int = Field(5000, description="port of MLflow's page")
     resourcemanager_port: int = Field(8032, description="port of the YARN ResourceManager")
     resourcemanager_http_port: int = Field(8088, description="port of the ResourceManager's page")
+    scheduler_port: int = Field(8030, description="port of the ResourceManager's scheduler")
+    tracker_port: int = Field(8031, description="port of the ResourceManager's resource tracker")
+    nodemanager_port: int = Field(8040, description="port of the NodeManager's localizer")
+    nodemanager_http_port: int = Field(8042, description="port of the NodeManager's page")
 
     postgres_os_user: str = Field("postgres", description="operating-system user of Postgres when the stack runs as root")
     readers_os_user: str = Field("warehouse-reader", description="operating-system user of the readers server as root")

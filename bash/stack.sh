@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Start, stop and show the local servers: Postgres, HDFS, Hive Metastore, two SQL servers.
+# Usage: bash/stack.sh up | down | status | logs NAME | reset
+#   up      start what does not run yet, in order; twice is harmless
+#   down    stop every server; data stays
+#   status  state, pid, memory and address of each; exit code 1 when one is down
+#   logs    show a server's log
+#   reset   stop and remove all data (jars and the Python environment stay)
+source "$(dirname "$0")/lib.sh"
+py etl.stack.control "$@"

@@ -1,0 +1,218 @@
+"""Configuration files of the servers, rendered from the settings into `<data_dir>/conf`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+from xml.sax.saxutils import escape
+
+from etl.settings import settings
+from etl.stack import jars, postgres
+
+Reader = Literal["loads", "readers"]
+
+LOG4J = """\
+rootLogger.level = {level}
+rootLogger.appenderRef.console.ref = console
+appender.console.type = Console
+appender.console.name = console
+appender.console.target = SYSTEM_ERR
+appender.console.layout.type = PatternLayout
+appender.console.layout.pattern = %d{{ISO8601}} %p %c{{1}}: %m%n
+"""
+
+
+def folder(server: str) -> Path:
+    """Configuration folder of a server."""
+    return settings().data_dir / "conf" / server
+
+
+def write(path: Path, text: str, private: bool = False) -> None:
+    """Write a configuration file whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)
+    mode = 0o600 if private else 0o644
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:  # noqa: PTH123 - the mode must stand from the first byte
+        file.write(text)
+    partial.chmod(mode)
+    partial.replace(path)
+
+
+def xml(properties: dict[str, object]) -> str:
+    """Render properties as Hadoop's XML."""
+    rows = "".join(
+        f"  <property><name>{escape(name)}</name><value>{escape(str(value))}</value></property>\n" for name, value in properties.items()
+    )
+    return f'<?xml version="1.0"?>\n<configuration>\n{rows}</configuration>\n'
+
+
+def core_site() -> dict[str, object]:
+    """Properties that every client and server of HDFS shares."""
+    return {
+        "fs.defaultFS": settings().hdfs_uri,
+        "hadoop.tmp.dir": settings().data_dir / "tmp" / "hadoop",
+        "fs.permissions.umask-mode": "022",
+        "hadoop.http.staticuser.user": "nobody",
+        "ipc.client.connect.max.retries": 3,
+        "ipc.client.connect.max.retries.on.timeouts": 3,
+    }
+
+
+def hdfs_site() -> dict[str, object]:
+    """Properties of HDFS: one DataNode, loopback."""
+    here = settings()
+    return {
+        "dfs.namenode.name.dir": (here.data_dir / "hdfs" / "name").as_uri(),
+        "dfs.datanode.data.dir": (here.data_dir / "hdfs" / "data").as_uri(),
+        "dfs.namenode.rpc-address": f"{here.namenode_host}:{here.port('namenode')}",
+        "dfs.namenode.http-address": f"{here.host}:{here.port('namenode_http')}",
+        "dfs.datanode.address": f"{here.host}:{here.port('datanode')}",
+        "dfs.datanode.ipc.address": f"{here.host}:{here.port('datanode_ipc')}",
+        "dfs.datanode.http.address": f"{here.host}:{here.port('datanode_http')}",
+        "dfs.datanode.hostname": here.host,
+        "dfs.namenode.datanode.registration.ip-hostname-check": "false",
+        "dfs.replication": 1,
+        "dfs.permissions.enabled": "true",
+        # HDFS refuses a full disk before the machine's disk is full.
+        "dfs.datanode.du.reserved": 512 * 1024 * 1024,
+        "dfs.namenode.safemode.extension": 0,
+        "dfs.client.block.write.replace-datanode-on-failure.policy": "NEVER",
+        "dfs.datanode.handler.count": 10,
+        # One node: a client that lost it waits seconds, not minutes, before it says so.
+        "dfs.client.socket-timeout": 30000,
+        "dfs.client.max.block.acquire.failures": 2,
+        "dfs.heartbeat.interval": 1,
+    }
+
+
+def metastore_site(reader: Reader) -> dict[str, object]:
+    """Properties of a Hive Metastore; the readers' one has a Postgres role that can only read."""
+    here = settings()
+    role: Literal["metastore", "metastore_reader"] = "metastore" if reader == "loads" else "metastore_reader"
+    return {
+        "javax.jdo.option.ConnectionURL": f"jdbc:postgresql://{here.postgres_host}:{here.port('postgres')}/metastore",
+        "javax.jdo.option.ConnectionDriverName": "org.postgresql.Driver",
+        "javax.jdo.option.ConnectionUserName": role,
+        "javax.jdo.option.ConnectionPassword": postgres.password(role),
+        "metastore.warehouse.dir": f"{here.hdfs_uri}{here.warehouse_path}",
+        "metastore.thrift.uris": f"thrift://{here.metastore_host}:{here.port('metastore' if reader == 'loads' else 'readers_metastore')}",
+        "metastore.thrift.bind.host": here.host,
+        "metastore.schema.verification": "true",
+        "datanucleus.schema.autoCreateAll": "false",
+        "metastore.stats.autogather": "false",
+        "metastore.expression.proxy": "org.apache.hadoop.hive.metastore.DefaultPartitionExpressionProxy",
+        "metastore.task.threads.remote": "",
+        # Without the house keeper a killed writer's lock would stay for ever. The readers' metastore may not write:
+        # it gets a task that only looks after its own memory (an empty list would mean the default ones).
+        "metastore.task.threads.always": "org.apache.hadoop.hive.metastore.txn.AcidHouseKeeperService"
+        if reader == "loads"
+        else "org.apache.hadoop.hive.metastore.MaterializationsRebuildLockCleanerTask",
+        "metastore.txn.timeout": "60s",
+        "metastore.timedout.txn.reaper.interval": "30s",
+        "metastore.acid.housekeeper.interval": "30s",
+        "hive.timedout.txn.reaper.interval": "30s",
+        "metastore.server.min.threads": 4,
+        "metastore.event.db.notification.api.auth": "false",
+    }
+
+
+def hive_site(reader: Reader) -> dict[str, object]:
+    """Properties of Spark's Hive client and of its HiveServer2 protocol."""
+    here = settings()
+    scratch = here.data_dir / "tmp" / reader
+    return {
+        "hive.metastore.uris": f"thrift://{here.metastore_host}:{here.port('metastore' if reader == 'loads' else 'readers_metastore')}",
+        "hive.metastore.client.socket.timeout": "60s",
+        "hive.server2.enable.doAs": "false",
+        "hive.server2.thrift.bind.host": here.host,
+        "hive.server2.thrift.port": here.port(reader),
+        "hive.exec.scratchdir": f"{here.hdfs_uri}/tmp/hive-{reader}",
+        "hive.exec.local.scratchdir": scratch / "scratch",
+        "hive.downloaded.resources.dir": scratch / "resources",
+        "hive.querylog.location": scratch / "querylog",
+        "hive.server2.logging.operation.enabled": "false",
+        "hive.server2.idle.session.timeout": "6h",
+    }
+
+
+def spark_defaults(reader: Reader) -> dict[str, object]:
+    """Spark properties of a SQL server; the loads' are those of every PySpark job as well."""
+    here = settings()
+    class_path = os.pathsep.join(map(str, jars.spark_class_path()))
+    catalog = "spark.sql.catalog.spark_catalog"
+    properties: dict[str, object] = {
+        # In spark.jars they would be closed with the session that first used them.
+        "spark.driver.extraClassPath": class_path,
+        "spark.executor.extraClassPath": class_path,
+        "spark.driver.extraJavaOptions": f"-Djava.io.tmpdir={here.data_dir / 'tmp' / reader} -XX:+UseSerialGC -XX:MaxMetaspaceSize=512m",
+        "spark.local.dir": here.data_dir / "tmp" / reader,
+        "spark.driver.bindAddress": here.host,
+        "spark.driver.host": here.host,
+        "spark.sql.extensions": "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions",
+        catalog: "org.apache.iceberg.spark.SparkSessionCatalog",
+        f"{catalog}.type": "hive",
+        # With the cache on, a session goes on reading the snapshot that it saw first.
+        f"{catalog}.cache-enabled": "false",
+        "spark.sql.catalogImplementation": "hive",
+        "spark.sql.warehouse.dir": f"{here.hdfs_uri}{here.warehouse_path}",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.shuffle.partitions": 4,
+        "spark.sql.parquet.compression.codec": "zstd",
+        "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+        "spark.sql.hive.metastorePartitionPruning": "true",
+        # Parquet tables of raw are read by Spark's reader, listed anew at each query.
+        "spark.sql.hive.manageFilesourcePartitions": "true",
+        "spark.sql.hive.filesourcePartitionFileCacheSize": 0,
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
+        "spark.sql.debug.maxToStringFields": 200,
+        # Without it expire_snapshots hung on a warm server of two cores.
+        "spark.locality.wait": "0s",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.ui.enabled": "false",
+        "spark.hadoop.iceberg.hive.lock-heartbeat-interval-ms": 20000,
+        "spark.hadoop.iceberg.hive.lock-timeout-ms": 150000,
+    }
+    if reader == "loads":
+        properties |= {
+            "spark.driver.memory": here.loads_memory,
+            "spark.plugins": "org.apache.spark.sql.connect.SparkConnectPlugin",
+            "spark.connect.grpc.binding.address": here.host,
+            "spark.connect.grpc.binding.port": here.port("connect"),
+            "spark.connect.grpc.arrow.maxBatchSize": "16m",
+        }
+    else:
+        properties |= {
+            "spark.driver.memory": here.readers_memory,
+            # Results stream to the client part by part: a large answer does not fill the server.
+            "spark.sql.thriftServer.incrementalCollect": "true",
+            # `SELECT * FROM text.`/etc/passwd`` and its like are refused.
+            "spark.sql.runSQLOnFiles": "false",
+        }
+    return properties
+
+
+def spark_conf(properties: dict[str, object]) -> str:
+    """Render Spark's properties file."""
+    return "".join(f"{name} {value}\n" for name, value in properties.items())
+
+
+def write_all() -> None:
+    """Write the configuration of every server."""
+    for server in ("hadoop", "loads", "readers"):
+        write(folder(server) / "core-site.xml", xml(core_site()))
+        write(folder(server) / "hdfs-site.xml", xml(hdfs_site()))
+        write(folder(server) / "log4j2.properties", LOG4J.format(level="warn"))
+    for server in ("metastore", "readers_metastore"):
+        write(folder(server) / "core-site.xml", xml(core_site()))
+        write(folder(server) / "hdfs-site.xml", xml(hdfs_site()))
+        write(folder(server) / "metastore-log4j2.properties", LOG4J.format(level="warn"))
+        write(
+            folder(server) / "metastore-site.xml",
+            xml(metastore_site("loads" if server == "metastore" else "readers")),
+            private=True,
+        )
+    for reader in ("loads", "readers"):
+        write(folder(reader) / "hive-site.xml", xml(hive_site(reader)))  # type: ignore[arg-type]
+        write(folder(reader) / "spark-defaults.conf", spark_conf(spark_defaults(reader)))  # type: ignore[arg-type]

@@ -1,0 +1,138 @@
+"""Jars: fetched once by the Ivy that ships inside PySpark, checked against their committed sums."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+from etl.errors import RefusedError
+from etl.log import logger
+from etl.settings import settings
+from etl.stack import machine
+
+HERE = Path(__file__).parent
+SUMS = HERE / "jars.sha256"
+
+
+def _spark_home() -> Path:
+    # Found without importing it: that takes half a second.
+    spec = importlib.util.find_spec("pyspark")
+    if spec is None or spec.origin is None:
+        raise RefusedError("PySpark is not installed; run bash/setup.sh")
+    return Path(spec.origin).parent
+
+
+SPARK_HOME = _spark_home()
+PYSPARK_JARS = SPARK_HOME / "jars"
+
+
+def listed() -> dict[str, str]:
+    """Return the committed sums by path below `jars_dir`."""
+    return {path: digest for digest, path in (line.split() for line in SUMS.read_text().splitlines() if line)}
+
+
+def ensure() -> None:
+    """Fetch what is missing and unpack the metastore; a wrong sum is an error.
+
+    Raises
+    ------
+    RefusedError
+        When a file cannot be fetched or is not the one whose sum is committed.
+    """
+    folder = settings().jars_dir
+    if missing := [path for path in listed() if not (folder / path).is_file()]:
+        logger.info("jars: fetching", missing=len(missing), folder=str(folder))
+        _fetch(folder)
+    unpacked = folder / "metastore" / "unpacked"
+    if not unpacked.is_dir():
+        wrong = [path for path, digest in listed().items() if _sum(folder / path) != digest]
+        if wrong:
+            raise RefusedError(
+                f"{', '.join(wrong)} in {folder}: not the file whose sum stands in {SUMS.name}; remove it and run bash/setup.sh"
+            )
+        archive = next((folder / "metastore").glob("*.tar.gz"))
+        partial = unpacked.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        with tarfile.open(archive) as tar:
+            tar.extractall(partial, filter="data")
+        # The folder appears whole or not at all, so a killed set-up is simply run again.
+        partial.rename(unpacked)
+
+
+def _fetch(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    ivy = next(PYSPARK_JARS.glob("ivy-*.jar"))
+    pattern = f"{folder}/[conf]/[artifact]-[revision](-[classifier]).[ext]"
+    ran = subprocess.run(
+        [machine.java_home() / "bin" / "java", "-jar", ivy, "-ivy", HERE / "ivy.xml", "-retrieve", pattern],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if ran.returncode or any(not (folder / path).is_file() for path in listed()):
+        (folder / "ivy.log").write_text(ran.stdout + ran.stderr)
+        raise RefusedError(f"jars could not be fetched from Maven's central repository; see {folder / 'ivy.log'}, then run again")
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hadoop_class_path() -> list[Path]:
+    """Class path of HDFS and YARN servers: the mini-cluster jar, and the client and logging jars of PySpark."""
+    names = (
+        "hadoop-client-api",
+        "hadoop-client-runtime",
+        "log4j-api",
+        "log4j-core",
+        "log4j-1.2-api",
+        "log4j-slf4j2-impl",
+        "slf4j-api",
+        "jcl-over-slf4j",
+    )
+    return [
+        *(settings().jars_dir / "hadoop").glob("*.jar"),
+        *(jar for name in names for jar in PYSPARK_JARS.glob(f"{name}-[0-9]*.jar")),
+    ]
+
+
+def metastore_home() -> Path:
+    """Folder of the unpacked Hive Metastore.
+
+    Raises
+    ------
+    RefusedError
+        When it is not unpacked yet.
+    """
+    unpacked = settings().jars_dir / "metastore" / "unpacked"
+    if not unpacked.is_dir():
+        raise RefusedError(f"the jars in {settings().jars_dir} are not there yet; run bash/setup.sh")
+    return next(unpacked.iterdir())
+
+
+def metastore_class_path() -> list[Path]:
+    """Class path of the Hive Metastore."""
+    names = (
+        "hadoop-client-api",
+        "hadoop-client-runtime",
+        "jcl-over-slf4j",
+        "commons-cli",
+        "commons-io",
+        "commons-codec",
+        "commons-configuration2",
+        "commons-text",
+    )
+    own = settings().jars_dir / "metastore"
+    return [
+        *own.glob("*.jar"),
+        *(metastore_home() / "lib").glob("*.jar"),
+        *(jar for name in names for jar in PYSPARK_JARS.glob(f"{name}-[0-9]*.jar")),
+    ]
+
+
+def spark_class_path() -> list[Path]:
+    """Jars that Spark's drivers and executors need beside their own (never in `spark.jars`: see docs/operations)."""
+    return sorted((settings().jars_dir / "spark").glob("*.jar"))

@@ -1,0 +1,162 @@
+"""The local Postgres: its cluster, roles, databases, and the schemas under `sql/`."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import subprocess
+from pathlib import Path
+from typing import get_args
+
+import psycopg2.extensions
+from psycopg2 import sql
+
+from etl.databases import connect
+from etl.errors import RefusedError
+from etl.settings import ROOT, Role, settings
+from etl.stack import machine
+
+ROLES: tuple[Role, ...] = get_args(Role)
+OWNERS: dict[str, Role] = {"bank": "bank", "metastore": "metastore", "warehouse": "etl", "mlflow": "mlflow"}
+
+
+def folder() -> Path:
+    """Data folder of the cluster."""
+    return settings().data_dir / "postgres"
+
+
+def password(role: Role) -> str:
+    """Return a role's password from its file."""
+    return (settings().secrets_dir / f"{role}.password").read_text().strip()
+
+
+def ensure_secrets() -> None:
+    """Make a password file for each role, and the pgpass file from them; existing ones stay."""
+    own = settings().secrets_dir
+    own.mkdir(parents=True, exist_ok=True)
+    own.chmod(0o700)
+    for role in ROLES:
+        if not (own / f"{role}.password").exists():
+            _write_private(own / f"{role}.password", secrets.token_urlsafe(24) + "\n")
+    _write_private(own / "pgpass", "".join(f"*:*:*:{role}:{password(role)}\n" for role in ROLES))
+
+
+def _write_private(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123 - the mode must stand from the first byte
+        file.write(text)
+    partial.replace(path)
+
+
+def initialise() -> None:
+    """Make the cluster where there is none; as root, it belongs to `postgres_os_user`.
+
+    Raises
+    ------
+    RefusedError
+        When initdb fails, with its own sentence.
+    """
+    data = folder()
+    if (data / "PG_VERSION").exists() and (data / "postgresql.auto.conf").exists() and (data / "ready").exists():
+        return
+    # A cluster whose making was killed has no mark and holds nothing yet.
+    shutil.rmtree(data, ignore_errors=True)
+    data.mkdir(parents=True, mode=0o700)
+    drop: dict[str, object] = {}
+    if machine.is_root():
+        user = settings().postgres_os_user
+        machine.ensure_os_user(user)
+        shutil.chown(data, user, user)
+        if not machine.can_enter(user, data.parent):
+            raise RefusedError(
+                f"{data.parent} is out of reach for the system user {user}, as whom Postgres runs; "
+                "set WAREHOUSE_DATA_DIR to a folder that every user may enter"
+            )
+        drop = {"user": user, "group": user, "extra_groups": []}
+    # initdb reads the superuser's password from a file, which must be its own user's.
+    password_file = data.with_name("postgres.password")
+    _write_private(password_file, password("postgres") + "\n")
+    if machine.is_root():
+        shutil.chown(password_file, settings().postgres_os_user)
+    made = subprocess.run(
+        [machine.postgres_bin() / "initdb", "-D", data, "-U", "postgres", "--auth=scram-sha-256",
+         f"--pwfile={password_file}", "--encoding=UTF8", "--locale=C", "--data-checksums"],
+        capture_output=True, text=True, check=False, cwd="/", **drop,  # type: ignore[call-overload]
+    )  # fmt: skip
+    password_file.unlink()
+    if made.returncode:
+        raise RefusedError(f"initdb failed in {data}: {made.stderr.strip().splitlines()[-1] if made.stderr else made.returncode}")
+    with (data / "postgresql.auto.conf").open("a") as file:
+        for name, value in PARAMETERS.items():
+            file.write(f"{name} = '{value}'\n")
+    (data / "ready").touch()
+
+
+PARAMETERS = {
+    "unix_socket_directories": "",
+    "shared_buffers": "256MB",
+    "max_wal_size": "2GB",
+    # No replica follows the local server; minimal WAL loads faster.
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "max_prepared_transactions": "10",
+    "max_connections": "100",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "jit": "off",
+    "random_page_cost": "1.1",
+    "password_encryption": "scram-sha-256",
+}
+
+
+def ensure_databases() -> None:
+    """Make roles, databases and schemas where they are missing."""
+    session = connect("postgres", "postgres")
+    session.autocommit = True
+    with session.cursor() as cursor:
+        for role in ROLES[1:]:
+            cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,))
+            if cursor.fetchone() is None:
+                cursor.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role)))
+            # Only the verifier travels, so no log of the server can hold the password.
+            verifier = psycopg2.extensions.encrypt_password(password(role), role, session, "scram-sha-256")
+            cursor.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(role), sql.Literal(verifier)))
+        for database, owner in OWNERS.items():
+            cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (database,))
+            if cursor.fetchone() is None:
+                cursor.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(database), sql.Identifier(owner)))
+                cursor.execute(sql.SQL("REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC").format(sql.Identifier(database)))
+        cursor.execute("GRANT CONNECT ON DATABASE metastore TO metastore_reader")
+        cursor.execute("GRANT CONNECT ON DATABASE bank TO extractor")
+    session.close()
+    apply_folder("bank")
+    apply_folder("warehouse")
+
+
+def apply_folder(database: str) -> None:
+    """Run every file of `sql/<database>/` in the order of their names' prefix, as the role that its header names.
+
+    A header line `-- Role: NAME` names the role; without it, the database's owner runs the file.
+    """
+    for path in sorted((ROOT / "sql" / database).glob("*.sql")):
+        text = path.read_text(encoding="utf-8")
+        named = re.search(r"^-- Role: +(\w+)", text, re.MULTILINE)
+        role: Role = named[1] if named else OWNERS[database]  # type: ignore[assignment]
+        session = connect(role, database)
+        try:
+            with session, session.cursor() as cursor:
+                cursor.execute(text)
+        finally:
+            session.close()
+
+
+def grant_metastore_reader() -> None:
+    """Let the readers' metastore read the tables of the other one, and nothing else."""
+    session = connect("metastore", "metastore")
+    with session, session.cursor() as cursor:
+        cursor.execute("GRANT USAGE ON SCHEMA public TO metastore_reader")
+        cursor.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO metastore_reader")
+    session.close()

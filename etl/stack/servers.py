@@ -1,0 +1,212 @@
+"""The servers of the local stack: command, user, ports, readiness, and what each waits for."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg2
+
+from etl.settings import ROOT, settings
+from etl.stack import configuration, jars, machine, postgres
+
+ADD_OPENS = [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in ("java.lang", "java.util", "java.net", "java.nio")]
+LOG4J1_OVER_2 = "-Dlog4j1.compatibility=true"
+
+
+@dataclass(frozen=True)
+class Server:
+    """One supervised server."""
+
+    name: str
+    command: list[str]
+    ports: dict[str, int]
+    is_ready: Callable[[], bool]
+    after: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+    os_user: str | None = None
+    stop_signal: str = "TERM"
+    group: str = "base"
+    stop_seconds: int = 20
+
+
+def _java(heap: str, class_path: list[Path], main: str, *arguments: str, options: tuple[str, ...] = ()) -> list[str]:
+    return [
+        str(machine.java_home() / "bin" / "java"), f"-Xmx{heap}", "-XX:+UseSerialGC", "-Xss512k",
+        "-XX:ReservedCodeCacheSize=96m", *ADD_OPENS, *options, "-cp", os.pathsep.join(map(str, class_path)), main, *arguments,
+    ]  # fmt: skip
+
+
+def _get(url: str) -> dict[str, object]:
+    with urllib.request.urlopen(url, timeout=3) as answer:
+        return json.load(answer)
+
+
+def _jmx(bean: str) -> dict[str, object]:
+    url = f"http://{settings().host}:{settings().port('namenode_http')}/jmx?qry=Hadoop:service=NameNode,name={bean}"
+    return _get(url)["beans"][0]  # type: ignore[index]
+
+
+def _namenode_ready() -> bool:
+    return _jmx("NameNodeStatus")["State"] == "active"
+
+
+def _datanode_ready() -> bool:
+    return _jmx("FSNamesystemState")["NumLiveDataNodes"] != 0 and _jmx("NameNodeInfo")["Safemode"] == ""
+
+
+def _postgres_ready() -> bool:
+    try:
+        psycopg2.connect(settings().dsn("postgres", "postgres"), connect_timeout=2).close()
+    except psycopg2.OperationalError:
+        return False
+    return True
+
+
+def _listens(port: int) -> Callable[[], bool]:
+    return lambda: machine.answers(settings().host, port)
+
+
+def _sql_ready(reader: configuration.Reader) -> Callable[[], bool]:
+    def ready() -> bool:
+        from etl.sql_server import session
+
+        if not machine.answers(settings().host, settings().port(reader)):
+            return False
+        with session(reader) as opened:
+            return opened.run("SELECT 1") == [(1,)]
+
+    return ready
+
+
+def hadoop_java(heap: str, main: str, *arguments: str) -> list[str]:
+    """Return the command of a Hadoop program."""
+    return _java(heap, [configuration.folder("hadoop"), *jars.hadoop_class_path()], main, *arguments)
+
+
+def metastore_java(name: str, heap: str, main: str, *arguments: str) -> list[str]:
+    """Return the command of a Hive Metastore program."""
+    log = f"-Dlog4j.configurationFile={configuration.folder(name) / 'metastore-log4j2.properties'}"
+    return _java(heap, [configuration.folder(name), *jars.metastore_class_path()], main, *arguments, options=(log,))
+
+
+def metastore_environment(name: str) -> dict[str, str]:
+    """Return the environment of a Hive Metastore program."""
+    return {
+        "METASTORE_HOME": str(jars.metastore_home()),
+        "METASTORE_CONF_DIR": str(configuration.folder(name)),
+        "HADOOP_USER_NAME": settings().hdfs_user,
+    }
+
+
+def spark_environment(reader: configuration.Reader) -> dict[str, str]:
+    """Return the environment of Spark's programs."""
+    conf = str(configuration.folder(reader))
+    environment = {
+        "JAVA_HOME": str(machine.java_home()),
+        "SPARK_HOME": str(jars.SPARK_HOME),
+        "SPARK_CONF_DIR": conf,
+        "HADOOP_CONF_DIR": conf,
+        "HADOOP_USER_NAME": settings().hdfs_user if reader == "loads" else settings().hdfs_readers_user,
+        "SPARK_LOCAL_IP": settings().host,
+    }
+    if reader == "loads":
+        environment |= {
+            "PYSPARK_PYTHON": sys.executable,
+            "PYTHONPATH": str(ROOT),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            # Two cores, several workers: threads of numeric libraries would only fight.
+            "OMP_NUM_THREADS": "1",
+        }
+    return environment
+
+
+def _sql_server(reader: configuration.Reader) -> Server:
+    here = settings()
+    ports = {reader: here.port(reader)}
+    if reader == "loads":
+        ports["connect"] = here.port("connect")
+    return Server(
+        name=reader,
+        command=[
+            str(jars.SPARK_HOME / "bin" / "spark-submit"),
+            "--master", "local[*]",
+            "--properties-file", str(configuration.folder(reader) / "spark-defaults.conf"),
+            "--class", "org.apache.spark.sql.hive.thriftserver.HiveThriftServer2", "spark-internal",
+        ],
+        ports=ports,
+        is_ready=_sql_ready(reader),
+        after=("metastore",) if reader == "loads" else ("readers_metastore",),
+        environment=spark_environment(reader),
+        os_user=here.readers_os_user if reader == "readers" and machine.is_root() else None,
+    )  # fmt: skip
+
+
+def all_servers() -> dict[str, Server]:
+    """Return every server by name, in the order in which they start."""
+    here = settings()
+    servers = [
+        Server(
+            "postgres",
+            [
+                str(machine.postgres_bin() / "postgres"),
+                "-D",
+                str(postgres.folder()),
+                "-c",
+                f"port={here.port('postgres')}",
+                "-c",
+                f"listen_addresses={here.host}",
+            ],
+            {"postgres": here.port("postgres")},
+            _postgres_ready,
+            os_user=here.postgres_os_user if machine.is_root() else None,
+            stop_signal="INT",
+        ),
+        Server(
+            "namenode",
+            hadoop_java("256m", "org.apache.hadoop.hdfs.server.namenode.NameNode"),
+            {"namenode": here.port("namenode"), "namenode_http": here.port("namenode_http")},
+            _namenode_ready,
+        ),
+        Server(
+            "datanode",
+            hadoop_java("256m", "org.apache.hadoop.hdfs.server.datanode.DataNode"),
+            {
+                "datanode": here.port("datanode"),
+                "datanode_ipc": here.port("datanode_ipc"),
+                "datanode_http": here.port("datanode_http"),
+            },
+            _datanode_ready,
+            after=("namenode",),
+        ),
+        Server(
+            "metastore",
+            metastore_java("metastore", "256m", "org.apache.hadoop.hive.metastore.HiveMetaStore", "-p", str(here.port("metastore"))),
+            {"metastore": here.port("metastore")},
+            _listens(here.port("metastore")),
+            after=("postgres", "datanode"),
+            environment=metastore_environment("metastore"),
+        ),
+        Server(
+            "readers_metastore",
+            metastore_java(
+                "readers_metastore",
+                "192m",
+                "org.apache.hadoop.hive.metastore.HiveMetaStore",
+                "-p",
+                str(here.port("readers_metastore")),
+            ),
+            {"readers_metastore": here.port("readers_metastore")},
+            _listens(here.port("readers_metastore")),
+            after=("metastore",),
+            environment=metastore_environment("readers_metastore"),
+        ),
+        _sql_server("loads"),
+        _sql_server("readers"),
+    ]
+    return {server.name: server for server in servers}
