@@ -44,9 +44,7 @@ class Run:
 
     def reject(self, rejects: Iterable[Reject]) -> int:
         """Record rejected rows; a row that is already recorded is not recorded twice. Returns how many are new."""
-        rows = [
-            (self.run_id, r.table_name, r.origin, r.line, r.key, r.column_name, r.reason, r.payload) for r in rejects
-        ]
+        rows = [(self.run_id, r.table_name, r.origin, r.line, r.key, r.column_name, r.reason, r.payload) for r in rejects]
         if not rows:
             return 0
         with opened("etl", "warehouse") as session, session.cursor() as cursor:

@@ -83,18 +83,12 @@ def session(
         When the server does not answer.
     """
     host, port = (
-        (settings().loads_host, settings().port("loads"))
-        if server == "loads"
-        else (settings().readers_host, settings().port("readers"))
+        (settings().loads_host, settings().port("loads")) if server == "loads" else (settings().readers_host, settings().port("readers"))
     )
     try:
-        connection = hive.connect(
-            host=host, port=port, username=user or settings().hdfs_user, configuration=configuration or {}
-        )
+        connection = hive.connect(host=host, port=port, username=user or settings().hdfs_user, configuration=configuration or {})
     except (TTransportException, OSError) as error:
-        raise UnavailableError(
-            f"the {server} SQL server at {host}:{port} does not answer; start it with bash/stack.sh up"
-        ) from error
+        raise UnavailableError(f"the {server} SQL server at {host}:{port} does not answer; start it with bash/stack.sh up") from error
     try:
         yield Session(connection)
     finally:

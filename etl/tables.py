@@ -75,7 +75,5 @@ def select_tables(names: list[str]) -> list[Table]:
     """
     tables = declared_tables()
     if unknown := [name for name in names if name not in tables]:
-        raise RefusedError(
-            f"table {', '.join(unknown)} is not declared in etl/tables.yaml; declared are {', '.join(tables)}"
-        )
+        raise RefusedError(f"table {', '.join(unknown)} is not declared in etl/tables.yaml; declared are {', '.join(tables)}")
     return [table for name, table in tables.items() if not names or name in names]
