@@ -122,12 +122,12 @@ def writer(name: str, this: Run, wait_seconds: float = 0) -> Iterator[None]:
         session.close()
 
 
-def _first(cursor) -> object:  # noqa: ANN001
+def _first(cursor) -> object:
     row = cursor.fetchone()
     return row[0] if row else None
 
 
-def _wait(cursor, name: str) -> bool:  # noqa: ANN001
+def _wait(cursor, name: str) -> bool:
     from psycopg2.errors import LockNotAvailable
 
     try:
@@ -137,7 +137,7 @@ def _wait(cursor, name: str) -> bool:  # noqa: ANN001
     return True
 
 
-def _holder(cursor, name: str) -> str:  # noqa: ANN001
+def _holder(cursor, name: str) -> str:
     key = lock_key(name) & (2**64 - 1)
     cursor.execute(
         "SELECT coalesce(string_agg(application_name, ', '), 'a run that has just ended') FROM pg_locks "

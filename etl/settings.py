@@ -81,7 +81,7 @@ class Settings(BaseSettings):
         """Return a libpq connection string; the password comes from the pgpass file, never from here."""
         return (
             f"host={self.postgres_host} port={self.port('postgres')} dbname={dbname} user={role} "
-            f"passfile={self.secrets_dir / 'pgpass'} application_name={application_name}"
+            f"passfile={self.secrets_dir / 'pgpass'} application_name='{application_name}'"
         )
 
     @property

@@ -17,6 +17,7 @@ from etl.errors import UnavailableError, WarehouseError
 from etl.settings import ROOT, settings
 
 _templates = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)  # noqa: S701 - SQL, not HTML
+_templates.filters["literal"] = lambda value: literal(value)
 
 
 class StatementError(WarehouseError):

@@ -165,6 +165,9 @@ def _await(server: Server) -> None:
             # Not ready yet; the last reason is told when time runs out.
             problem = str(error)
         time.sleep(0.2)
+    if info.get("statename") == "RUNNING":
+        # Alive but of no use; the next `up` starts it anew.
+        supervision.call("stopProcess", server.name)
     raise UnavailableError(
         f"{server.name} did not become ready ({info.get('statename', 'unknown')}{': ' + problem if problem else ''}); "
         f"its last line: {_last_line(server.name)}; see bash/stack.sh logs {server.name}"

@@ -26,7 +26,7 @@ def socket_path() -> str:
     return path
 
 
-def call(method: str, *arguments: object) -> Any:  # noqa: ANN401 - the supervisor's answers have many shapes
+def call(method: str, *arguments: object) -> Any:
     """Call a method of the supervisor.
 
     Raises

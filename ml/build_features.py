@@ -1,0 +1,231 @@
+"""Build `feature.transactions` from core: all of it, or what has changed since the last build.
+
+An incremental build finds the earliest moment that a change can touch and computes every row from the start of that day
+on, anew: in one atomic overwrite. Which snapshots of core a build has seen stands in the summary of its own snapshot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from etl import ops
+from etl.errors import RefusedError
+from etl.log import logger, run_main
+from etl.settings import settings
+from etl.sql_server import render
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+TABLE = "feature.transactions"
+INPUTS = {"transactions": "transacted_at", "fraud_reports": "reported_at"}
+"""Tables of core that features read, and the column from which on a row of theirs can matter."""
+
+ROWS_PER_PARTITION = 500_000
+"""Rows that one worker holds at a time: about 150 MB in both passes."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a build has read: snapshots of core's tables by name, and which definition of the features."""
+
+    snapshots: dict[str, int]
+    definition: str
+
+    def properties(self) -> dict[str, str]:
+        """Return the summary properties of the build's own snapshot."""
+        return {"features": self.definition, **{f"core_{name}": str(snapshot) for name, snapshot in self.snapshots.items()}}
+
+
+def definition() -> str:
+    """Return a fingerprint of the feature code: other code means a full build."""
+    from pathlib import Path
+
+    from ml import features
+
+    return hashlib.sha256(Path(str(features.__file__)).read_bytes()).hexdigest()[:16]
+
+
+def current(spark: SparkSession) -> Seen:
+    """Return the newest snapshots of core's tables.
+
+    Raises
+    ------
+    RefusedError
+        When core does not hold them yet.
+    """
+    snapshots = {}
+    for name in INPUTS:
+        if not spark.catalog.tableExists(f"core.{name}"):
+            raise RefusedError(f"core.{name} does not exist; run bash/extract.sh full and bash/transform.sh full first")
+        row = spark.sql(f"SELECT snapshot_id FROM core.{name}.refs WHERE name = 'main'").first()
+        if row is None:
+            raise RefusedError(f"core.{name} is empty; run bash/transform.sh full first")
+        snapshots[name] = int(row[0])
+    return Seen(snapshots, definition())
+
+
+def last(spark: SparkSession) -> Seen | None:
+    """Return what the newest build has seen, or None."""
+    if not spark.catalog.tableExists(TABLE):
+        return None
+    row = spark.sql(
+        f"SELECT summary FROM {TABLE}.snapshots WHERE summary['features'] IS NOT NULL ORDER BY committed_at DESC LIMIT 1"
+    ).first()
+    if row is None:
+        return None
+    summary = row[0]
+    return Seen({name: int(summary[f"core_{name}"]) for name in INPUTS}, summary["features"])
+
+
+def earliest_change(spark: SparkSession, before: Seen, now: Seen) -> dt.datetime | None | bool:
+    """Return the first moment at which a row of core changed between two builds.
+
+    Returns
+    -------
+    datetime, None or False
+        None when nothing changed; False when it cannot be told, and everything has to be built.
+    """
+    if before.definition != now.definition:
+        return False
+    moments = []
+    for name, column in INPUTS.items():
+        if before.snapshots[name] == now.snapshots[name]:
+            continue
+        moment = _earliest_change_of(spark, name, column, before.snapshots[name], now.snapshots[name])
+        if moment is False:
+            return False
+        if moment is not None:
+            moments.append(moment)
+    return min(moments, default=None)
+
+
+def _earliest_change_of(spark: SparkSession, name: str, column: str, first: int, newest: int) -> dt.datetime | None | bool:
+    lineage = {
+        int(row.snapshot_id): row
+        for row in spark.sql(f"SELECT snapshot_id, parent_id, operation, summary FROM core.{name}.snapshots").collect()
+    }
+    moments: list[dt.datetime] = []
+    here = newest
+    while here != first:
+        snapshot = lineage.get(here)
+        # Expired in the meantime, or a rollback: what happened in between cannot be read any more.
+        if snapshot is None or snapshot.parent_id is None or int(snapshot.parent_id) not in lineage:
+            return False
+        parent = int(snapshot.parent_id)
+        summary = snapshot.summary
+        touched = (
+            int(summary.get("added-data-files", 0)) + int(summary.get("deleted-data-files", 0)) + int(summary.get("added-delete-files", 0))
+        )
+        # Compaction replaces files, not rows.
+        if snapshot.operation != "replace" and touched:
+            if snapshot.operation == "append":
+                changed = spark.read.option("start-snapshot-id", parent).option("end-snapshot-id", here).table(f"core.{name}")
+                row = changed.selectExpr(f"min({column})").first()
+            elif "batch" in summary and not int(summary.get("deleted-data-files", 0)):
+                row = _changed_by_batch(spark, name, column, summary["batch"], parent, here)
+            else:
+                return False
+            if row is not None and row[0] is not None:
+                moments.append(row[0])
+        here = parent
+    return min(moments, default=None)
+
+
+def _changed_by_batch(spark: SparkSession, name: str, column: str, batch: str, parent: int, here: int):  # type: ignore[no-untyped-def]
+    """Return the earliest moment, before or after, of the rows whose keys a batch or a sweep brought."""
+    keys = f"SELECT transaction_id FROM raw.{name} WHERE batch = {batch}"
+    if spark.catalog.tableExists(f"raw.{name}_deleted"):
+        keys += f" UNION SELECT transaction_id FROM raw.{name}_deleted WHERE batch = {batch}"
+    return spark.sql(
+        f"SELECT min({column}) FROM (SELECT transaction_id, {column} FROM core.{name} VERSION AS OF {parent} "
+        f"UNION ALL SELECT transaction_id, {column} FROM core.{name} VERSION AS OF {here}) LEFT SEMI JOIN ({keys}) USING (transaction_id)"
+    ).first()
+
+
+def compute(spark: SparkSession, seen: Seen, start: dt.datetime | None) -> DataFrame:
+    """Return the rows of `feature.transactions` from `start` on, or all of them.
+
+    Two shuffles, no join of wide rows: `ml.features.customer_pass`, then `terminal_pass`.
+    """
+    from pyspark.sql import functions as f
+
+    from ml.features import CUSTOMER_SCHEMA, FEATURE_SCHEMA, FEATURES, LOOKBACK_DAYS, customer_pass, ddl, terminal_pass
+
+    transactions = spark.read.option("versionAsOf", seen.snapshots["transactions"]).table("core.transactions")
+    reports = spark.read.option("versionAsOf", seen.snapshots["fraud_reports"]).table("core.fraud_reports")
+    if start is not None:
+        transactions = transactions.where(f.col("transacted_at") >= f.lit(start - dt.timedelta(days=LOOKBACK_DAYS)))
+    partitions = max(2, -(-transactions.count() // ROWS_PER_PARTITION))
+    rows = transactions.join(reports.select("transaction_id", "reported_at", "is_fraud"), "transaction_id", "left").select(
+        "transaction_id",
+        "customer_id",
+        "terminal_id",
+        f.unix_micros("transacted_at").alias("transacted_at"),
+        (f.col("amount") * 100).cast("bigint").alias("amount_cents"),
+        f.unix_micros("reported_at").alias("reported_at"),
+        "is_fraud",
+    )
+    first = 0 if start is None else int(start.replace(tzinfo=dt.UTC).timestamp()) * 1_000_000
+    featured = (
+        rows.repartition(partitions, "customer_id")
+        .mapInArrow(customer_pass, ddl(CUSTOMER_SCHEMA))
+        .repartition(partitions, "terminal_id")
+        .mapInArrow(terminal_pass(first, 2**62), ddl(FEATURE_SCHEMA))
+    )
+    return featured.select(
+        "transaction_id",
+        "customer_id",
+        "terminal_id",
+        f.timestamp_micros("transacted_at").alias("transacted_at"),
+        # A double of whole cents rounds to exactly those cents.
+        f.col("amount").cast("decimal(12,2)").alias("amount"),
+        *(feature.name for feature in FEATURES if feature.name != "amount"),
+    )
+
+
+def build(spark: SparkSession, is_full: bool, run: ops.Run) -> int:
+    """Bring `feature.transactions` up to core; returns how many rows were written."""
+    from pyspark.sql import functions as f
+
+    from ml.features import FEATURES
+
+    with ops.writer(TABLE, run, wait_seconds=600):
+        now = current(spark)
+        before = None if is_full else last(spark)
+        moment = False if before is None else earliest_change(spark, before, now)
+        if moment is None:
+            logger.info("features are up to date")
+            return 0
+        start = None if moment is False else moment.replace(hour=0, minute=0, second=0, microsecond=0)  # type: ignore[union-attr]
+        location = f"{settings().hdfs_uri}{settings().warehouse_path}/feature/transactions"
+        spark.sql(
+            render("hive/feature/transactions/create.hql", location=location, features=[one for one in FEATURES if one.name != "amount"])
+        )
+        writer = compute(spark, now, start).writeTo(TABLE)
+        for name, value in {**now.properties(), "run": run.run_id}.items():
+            writer = writer.option(f"snapshot-property.{name}", value)
+        writer.overwrite(f.lit(True) if start is None else f.col("transacted_at") >= f.lit(start))
+        row = spark.sql(f"SELECT summary['added-records'] FROM {TABLE}.snapshots WHERE summary['run'] = '{run.run_id}'").first()
+        written = int(row[0]) if row is not None and row[0] is not None else 0
+        logger.info("features built", rows=written, start=str(start or "everything"))
+        return written
+
+
+def main() -> None:
+    """Parse the command line and build."""
+    parser = argparse.ArgumentParser(prog="bash/features.sh", description=__doc__)
+    parser.add_argument("kind", choices=("full", "incremental"))
+    arguments = parser.parse_args()
+    from ml.spark import spark_session
+
+    with ops.run("features") as run:
+        build(spark_session("features"), arguments.kind == "full", run)
+
+
+if __name__ == "__main__":
+    run_main(main)
