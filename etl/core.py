@@ -132,7 +132,7 @@ def ensure_table(hive: Session, target: Target, columns: dict[str, dict[str, Any
             hive.run(f"ALTER TABLE core.{target.name} ADD COLUMN `{column['name']}` {column['type']} COMMENT {literal(column['comment'])}")
 
 
-def commit(hive: Session, target: Target, template: str, batch: int, run_id: str, **parameters: object) -> None:
+def commit(hive: Session, target: Target, template: str, number: int, run_id: str, **parameters: object) -> None:
     """Run one statement whose Iceberg commit records the batch, and tag its snapshot.
 
     A commit lost to another writer is tried again, after a look whether it was not ours that got through.
@@ -143,7 +143,7 @@ def commit(hive: Session, target: Target, template: str, batch: int, run_id: str
         When the statement fails for another reason, or is lost again and again.
     """
     for attempt in range(1, ATTEMPTS + 1):
-        hive.run(f"SET `{PROPERTY}.batch`={batch}")
+        hive.run(f"SET `{PROPERTY}.batch`={number}")
         hive.run(f"SET `{PROPERTY}.run`={run_id}")
         try:
             hive.run_file(
@@ -157,11 +157,11 @@ def commit(hive: Session, target: Target, template: str, batch: int, run_id: str
             )
         except StatementError as error:
             found = marks(hive, [target.name]).get(target.name)
-            if found and found.batch == batch and found.run_id == run_id:
+            if found and found.batch == number and found.run_id == run_id:
                 break
             if attempt == ATTEMPTS or not any(word in str(error) for word in CONFLICT_WORDS):
-                raise WarehouseError(f"core.{target.name} did not take batch {batch} and is as it was: {error}") from error
-            logger.warning("commit lost to another writer, trying again", table=f"core.{target.name}", batch=batch)
+                raise WarehouseError(f"core.{target.name} did not take batch {number} and is as it was: {error}") from error
+            logger.warning("commit lost to another writer, trying again", table=f"core.{target.name}", batch=number)
         else:
             break
         finally:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import structlog
 from psycopg2.extras import execute_values
@@ -19,6 +20,9 @@ from psycopg2.extras import execute_values
 from etl.databases import connect, opened
 from etl.errors import BusyError
 from etl.log import logger
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import cursor
 
 
 @dataclass(frozen=True)
@@ -122,12 +126,12 @@ def writer(name: str, this: Run, wait_seconds: float = 0) -> Iterator[None]:
         session.close()
 
 
-def _first(cursor) -> object:
+def _first(cursor: cursor) -> object:
     row = cursor.fetchone()
     return row[0] if row else None
 
 
-def _wait(cursor, name: str) -> bool:
+def _wait(cursor: cursor, name: str) -> bool:
     from psycopg2.errors import LockNotAvailable
 
     try:
@@ -137,7 +141,7 @@ def _wait(cursor, name: str) -> bool:
     return True
 
 
-def _holder(cursor, name: str) -> str:
+def _holder(cursor: cursor, name: str) -> str:
     key = lock_key(name) & (2**64 - 1)
     cursor.execute(
         "SELECT coalesce(string_agg(application_name, ', '), 'a run that has just ended') FROM pg_locks "

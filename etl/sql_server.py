@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import jinja2
 from pyhive import hive
-from TCLIService.ttypes import TOperationState
 from thrift.transport.TTransport import TTransportException
 
 from etl.errors import UnavailableError, WarehouseError
@@ -37,13 +36,22 @@ class Session:
         ------
         StatementError
             With the server's own sentence.
+        UnavailableError
+            When the server went away.
+        """
+        return self.query(statement)[1]
+
+    def query(self, statement: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Execute one statement and return the names of its columns and its rows; raises as `run` does.
+
+        An interrupt cancels the statement on the server.
         """
         with self._connection.cursor() as cursor:
             try:
                 cursor.execute(statement)
                 if cursor.description is None:
-                    return []
-                return cursor.fetchall()
+                    return [], []
+                return [str(column[0]).rsplit(".", 1)[-1] for column in cursor.description], cursor.fetchall()
             except hive.OperationalError as error:
                 raise StatementError(f"{first_sentence(error)} [statement: {' '.join(statement.split())[:300]}]") from error
             except (TTransportException, OSError) as error:
@@ -93,11 +101,9 @@ def session(
     try:
         yield Session(connection)
     finally:
-        try:
+        # Where the server went away, the statement that noticed has said so.
+        with suppress(TTransportException, OSError):
             connection.close()
-        except (TTransportException, OSError):
-            # The server went away; the statement that noticed has said so.
-            pass
 
 
 def literal(value: object) -> str:
@@ -107,11 +113,3 @@ def literal(value: object) -> str:
     if isinstance(value, int | float):
         return repr(value)
     return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def names(rows: Sequence[tuple[Any, ...]]) -> list[str]:
-    """Return the first column of some rows as strings."""
-    return [str(row[0]) for row in rows]
-
-
-__all__ = ["Session", "StatementError", "TOperationState", "literal", "names", "render", "session"]

@@ -221,8 +221,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bash/features.sh", description=__doc__)
     parser.add_argument("kind", choices=("full", "incremental"))
     arguments = parser.parse_args()
-    from ml.spark import spark_session
+    from ml import features
+    from ml.spark import ship, spark_session
 
+    ship(features)
     with ops.run("features") as run:
         build(spark_session("features"), arguments.kind == "full", run)
 

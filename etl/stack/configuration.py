@@ -128,7 +128,7 @@ def hive_site(reader: Reader) -> dict[str, object]:
         "hive.server2.enable.doAs": "false",
         "hive.server2.thrift.bind.host": here.host,
         "hive.server2.thrift.port": here.port(reader),
-        "hive.exec.scratchdir": f"{here.hdfs_uri}/tmp/hive-{reader}",
+        "hive.exec.scratchdir": f"{here.hdfs_uri}/tmp/hive-{reader}",  # noqa: S108 - a folder of HDFS
         "hive.exec.local.scratchdir": scratch / "scratch",
         "hive.downloaded.resources.dir": scratch / "resources",
         "hive.querylog.location": scratch / "querylog",
@@ -213,6 +213,7 @@ def write_all() -> None:
             xml(metastore_site("loads" if server == "metastore" else "readers")),
             private=True,
         )
+    reader: Reader
     for reader in ("loads", "readers"):
-        write(folder(reader) / "hive-site.xml", xml(hive_site(reader)))  # type: ignore[arg-type]
-        write(folder(reader) / "spark-defaults.conf", spark_conf(spark_defaults(reader)))  # type: ignore[arg-type]
+        write(folder(reader) / "hive-site.xml", xml(hive_site(reader)))
+        write(folder(reader) / "spark-defaults.conf", spark_conf(spark_defaults(reader)))

@@ -312,7 +312,8 @@ def fences() -> list[str]:
         else "no operating-system user of its own: the stack runs as an ordinary user"
     )
     return [
-        f"readers' fences: {own_user}; HDFS user {settings().hdfs_readers_user} may only read; metastore role may only SELECT; files closed to SQL"
+        f"readers' fences: {own_user}; HDFS user {settings().hdfs_readers_user} may only read; "
+        "metastore role may only SELECT; local files closed to SQL"
     ]
 
 
@@ -342,7 +343,8 @@ def main() -> int | None:
     """Parse the command line and do what it says."""
     parser = argparse.ArgumentParser(prog="bash/stack.sh", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("up", help="start what does not run yet; twice is harmless")
+    started = commands.add_parser("up", help="start what does not run yet; twice is harmless")
+    started.add_argument("--mlflow", action="store_true", help="also MLflow's page")
     commands.add_parser("down", help="stop every server; data stays")
     commands.add_parser("status", help="state, pid, memory and address of each server")
     shown = commands.add_parser("logs", help="show a server's log")
@@ -351,7 +353,7 @@ def main() -> int | None:
     arguments = parser.parse_args()
     match arguments.command:
         case "up":
-            up({"base"})
+            up({"base", *(["mlflow"] if arguments.mlflow else [])})
         case "down":
             down()
         case "status":

@@ -43,7 +43,7 @@ def _java(heap: str, class_path: list[Path], main: str, *arguments: str, options
 
 
 def _get(url: str) -> dict[str, object]:
-    with urllib.request.urlopen(url, timeout=3) as answer:
+    with urllib.request.urlopen(url, timeout=3) as answer:  # noqa: S310 - the address is our own
         return json.load(answer)
 
 
@@ -128,7 +128,7 @@ def spark_environment(reader: configuration.Reader) -> dict[str, str]:
 
 def _sql_server(reader: configuration.Reader) -> Server:
     here = settings()
-    ports = {reader: here.port(reader)}
+    ports: dict[str, int] = {reader: here.port(reader)}
     if reader == "loads":
         ports["connect"] = here.port("connect")
     return Server(
@@ -208,5 +208,29 @@ def all_servers() -> dict[str, Server]:
         ),
         _sql_server("loads"),
         _sql_server("readers"),
+        Server(
+            "mlflow",
+            [
+                sys.executable,
+                "-m",
+                "mlflow",
+                "server",
+                "--host",
+                here.host,
+                "--port",
+                str(here.port("mlflow")),
+                "--workers",
+                "1",
+                "--backend-store-uri",
+                here.mlflow_tracking_uri,
+                "--default-artifact-root",
+                here.mlflow_artifacts_uri,
+            ],
+            {"mlflow": here.port("mlflow")},
+            _listens(here.port("mlflow")),
+            after=("postgres",),
+            environment={"PGPASSFILE": str(here.secrets_dir / "pgpass")},
+            group="mlflow",
+        ),
     ]
     return {server.name: server for server in servers}

@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# Fold in small and delete files and expire old snapshots of the Iceberg tables.
+# Usage: bash/maintain.sh [DATABASE.TABLE...] [--keep-days N]
+source "$(dirname "$0")/lib.sh"
+py etl.maintain "$@"

@@ -1,0 +1,62 @@
+"""Maintenance of the Iceberg tables: fold in small and delete files, expire old snapshots, remove orphans.
+
+Snapshots that a tag names stay: core's mark is one of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+
+from etl import core, ops
+from etl.log import logger, run_main
+from etl.sql_server import Session, session
+
+DATABASES = ("core", "feature", "mart")
+WRITER_WAIT_SECONDS = 600
+
+
+def maintain(hive: Session, database: str, name: str, run: ops.Run, keep_days: float) -> None:
+    """Compact one table and expire its snapshots older than `keep_days`, as its one writer."""
+    full = f"{database}.{name}"
+    before = dt.datetime.now(dt.UTC) - dt.timedelta(days=keep_days)
+    with ops.writer(full, run, WRITER_WAIT_SECONDS):
+        if database == "core":
+            _retag(hive, name)
+        # The second option folds position deletes in even where no file is small.
+        rewritten = hive.run(
+            f"CALL spark_catalog.system.rewrite_data_files(table => '{full}', "
+            "options => map('min-input-files', '5', 'delete-file-threshold', '1', 'partial-progress.enabled', 'false'))"
+        )
+        hive.run(f"CALL spark_catalog.system.rewrite_manifests(table => '{full}')")
+        expired = hive.run(
+            f"CALL spark_catalog.system.expire_snapshots(table => '{full}', "
+            f"older_than => TIMESTAMP '{before:%Y-%m-%d %H:%M:%S}', retain_last => 3)"
+        )
+    logger.info(
+        "maintained", table=full, files_rewritten=rewritten[0][0] if rewritten else 0, files_expired=expired[0][0] if expired else 0
+    )
+
+
+def _retag(hive: Session, name: str) -> None:
+    """Let the tag name the newest snapshot that took a batch: a writer killed after its commit had no time to."""
+    mark = core.marks(hive, [name]).get(name)
+    if mark is not None:
+        hive.run(f"ALTER TABLE core.{name} CREATE OR REPLACE TAG merged AS OF VERSION {mark.snapshot_id}")
+
+
+def main() -> None:
+    """Parse the command line and maintain every table."""
+    parser = argparse.ArgumentParser(prog="bash/maintain.sh", description=__doc__)
+    parser.add_argument("tables", nargs="*", metavar="DATABASE.TABLE", help="Iceberg tables; all of them by default")
+    parser.add_argument("--keep-days", type=float, default=7.0, help="age up to which snapshots stay for time travel, days")
+    arguments = parser.parse_args()
+    with ops.run("maintain") as run, session() as hive:
+        for database in DATABASES:
+            for name in sorted(core.existing(hive, database)):
+                if not arguments.tables or f"{database}.{name}" in arguments.tables:
+                    maintain(hive, database, name, run, arguments.keep_days)
+
+
+if __name__ == "__main__":
+    run_main(main)
