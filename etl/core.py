@@ -120,7 +120,7 @@ def ensure_table(hive: Session, target: Target, columns: dict[str, dict[str, Any
         hive.run_file(
             f"{SOURCE_TEMPLATES}/create_core.hql.j2",
             name=target.name,
-            columns=wanted,
+            definitions=wanted,
             comment=f"Current state of {target.table.source}, by {', '.join(target.table.key)}",
             location=f"{settings().hdfs_uri}{settings().warehouse_path}/core/{target.name}",
         )

@@ -12,8 +12,9 @@ CREATE TABLE IF NOT EXISTS feature.transactions (
     {{ feature.name }} {{ feature.type }} COMMENT {{ feature.description | literal }}
     {%- endfor %}
 )
-USING iceberg
-PARTITIONED BY (days(transacted_at))
+USING ICEBERG
+PARTITIONED BY (days(transacted_at) -- noqa: LT01,CP01
+)
 LOCATION '{{ location }}'
 COMMENT 'Point-in-time features, one row per transaction'
 TBLPROPERTIES (

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Set up, then lint, check types, and run the unit tests and the tests on the real servers. Under 20 minutes on two cores.
+# Usage: bash/test.sh [quick]
+#   quick   lint, types and unit tests only (under two minutes)
+source "$(dirname "$0")/lib.sh"
+"$ROOT/bash/setup.sh"
+cd "$ROOT"
+PATH=$VENV/bin:$PATH
+
+log "lint"
+ruff check .
+ruff format --check .
+shellcheck -x -P bash bash/*.sh
+shfmt -i 2 -d bash/*.sh
+sqlfluff lint --processes 2 sql hive
+log "types"
+mypy
+log "unit tests"
+pytest -q -m "not stack and not slow" --ignore tests/stack
+[ "${1:-}" = quick ] && exit 0
+log "tests on the real servers"
+pytest -q -m "stack and not slow" tests/stack

@@ -1,0 +1,37 @@
+"""The local stack for tests: servers and data of their own, started once for the whole run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from etl.settings import ROOT, settings
+
+PORT_OFFSET = 20000
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what lies here, so that `-m stack` and `-m "not stack"` tell the two kinds apart."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.stack)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def stack() -> Iterator[None]:
+    """Run a fresh stack; a folder and ports given by the environment are used as they are, and left running."""
+    from etl.stack import control
+
+    given = "WAREHOUSE_TEST_DATA_DIR" in os.environ
+    os.environ["WAREHOUSE_DATA_DIR"] = os.environ.get("WAREHOUSE_TEST_DATA_DIR", str(ROOT / "var" / "test"))
+    os.environ.setdefault("WAREHOUSE_PORT_OFFSET", str(PORT_OFFSET))
+    settings.cache_clear()
+    if not given and settings().data_dir.exists():
+        control.reset()
+    control.up({"base"})
+    yield
+    if not given:
+        control.down()
