@@ -70,3 +70,16 @@ COMMENT ON COLUMN bank.fraud_reports.reported_at IS 'Moment from which the findi
 COMMENT ON COLUMN bank.fraud_reports.is_fraud IS 'True: fraud; false: confirmed by the customer as genuine';
 COMMENT ON COLUMN bank.fraud_reports.scenario IS 'Kind of fraud where known: 1 large amount, 2 compromised terminal, 3 leaked card';
 COMMENT ON COLUMN bank.fraud_reports.updated_at IS 'Moment of the last write, by the server''s clock; set by a trigger';
+
+-- What a row did wrong that breaks a check: bash/load_csv.sh gives it as the reason of a rejected line.
+COMMENT ON CONSTRAINT customers_customer_name_check ON bank.customers IS 'customer_name is longer than 200 characters';
+COMMENT ON CONSTRAINT customers_email_check ON bank.customers IS 'email is not an e-mail address of at most 254 characters';
+COMMENT ON CONSTRAINT customers_country_check ON bank.customers IS 'country is not two capital letters (ISO 3166-1)';
+COMMENT ON CONSTRAINT terminals_terminal_name_check ON bank.terminals IS 'terminal_name is longer than 200 characters';
+COMMENT ON CONSTRAINT terminals_country_check ON bank.terminals IS 'country is not two capital letters (ISO 3166-1)';
+COMMENT ON CONSTRAINT terminals_category_check ON bank.terminals IS 'category is longer than 100 characters';
+COMMENT ON CONSTRAINT transactions_amount_check ON bank.transactions IS 'amount is negative';
+COMMENT ON CONSTRAINT transactions_currency_check ON bank.transactions IS 'currency is not three capital letters (ISO 4217)';
+COMMENT ON CONSTRAINT transactions_channel_check ON bank.transactions IS 'channel is none of chip, contactless, magstripe, online, phone';
+COMMENT ON CONSTRAINT transactions_device_check ON bank.transactions IS 'device is longer than 100 characters';
+COMMENT ON CONSTRAINT fraud_reports_scenario_check ON bank.fraud_reports IS 'scenario is not positive';
