@@ -1,0 +1,440 @@
+"""Published batches: manifest, folder, partition. A partition is the commit; a folder without one is nothing.
+
+Layout in HDFS: `<warehouse>/raw/<table>/<number>-<run id>/part-*.parquet` and `_manifest.json` beside them;
+deletions lie in `<warehouse>/raw/<table>_deleted/` in the same way. Both share one sequence of numbers.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from etl.columns import Column, content_hash
+from etl.errors import BusyError, RefusedError, WarehouseError
+from etl.log import logger
+from etl.settings import ROOT, settings
+from etl.source import Horizon, Previous, Server, Snapshot
+from etl.sql_server import Session, StatementError
+from etl.storage import storage
+from etl.tables import Table
+
+KINDS = ("full", "incremental", "repair", "deletes")
+# These two move the watermark; a repair reads a range again, a sweep reads keys.
+WATERMARK_KINDS = ("full", "incremental")
+TEMPLATES = "hive/source"
+MANIFEST = "_manifest.json"
+_FOLDER = re.compile(r"(\d+)-(.+)")
+
+
+@functools.cache
+def tool_version() -> str:
+    """Return the commit that this code is at, else the package's version."""
+    git = ROOT / ".git"
+    head = git / "HEAD"
+    if head.is_file():
+        reference = head.read_text(encoding="ascii").strip().removeprefix("ref: ")
+        packed = git / "packed-refs"
+        if (git / reference).is_file():
+            return (git / reference).read_text(encoding="ascii").strip()
+        if packed.is_file() and (found := re.search(rf"^(\w+) {re.escape(reference)}$", packed.read_text(), re.MULTILINE)):
+            return found[1]
+        if re.fullmatch(r"[0-9a-f]{40}", reference):
+            return reference
+    return str(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch as its manifest describes it.
+
+    Attributes
+    ----------
+    number
+        Its partition in `raw`; one sequence a table, whatever the kind.
+    kind
+        full, incremental, repair or deletes.
+    folder
+        Absolute path in HDFS.
+    range_from, next_from
+        Half-open range of the cursor; None is the very beginning. Where the next increment begins.
+    clock
+        The source's clock before the snapshot was taken.
+    row_count, rejected_count
+        Rows in the batch, and rows of its range that could not be held.
+    content_hash
+        Sum of the row hashes, as a decimal.
+    columns
+        Of the files; for `deletes` the key's only.
+    key_ranges
+        For a single whole-number key: up to 64 closed ranges that hold every key of the batch, else None.
+    """
+
+    table: str
+    number: int
+    kind: str
+    run_id: str
+    folder: str
+    server: Server
+    clock: dt.datetime
+    snapshot: str
+    snapshot_xmin: int
+    snapshot_xmax: int
+    row_count: int
+    rejected_count: int
+    content_hash: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    range_from: dt.datetime | None = None
+    next_from: dt.datetime | None = None
+    previous_xmin: int | None = None
+    repaired: dict[str, str] | None = None
+    key_ranges: tuple[tuple[int, int], ...] | None = None
+    files: tuple[dict[str, Any], ...] = ()
+    bytes: int = 0
+    prepared: tuple[str, ...] = ()
+    version: str = field(default_factory=tool_version)
+
+    @property
+    def hive_table(self) -> str:
+        """Name of its Hive table in `raw`."""
+        return hive_name(self.table, self.kind)
+
+    @property
+    def location(self) -> str:
+        """Address of its folder, as its partition has it."""
+        return f"{settings().hdfs_uri}{self.folder}"
+
+    def previous(self) -> Previous:
+        """Return what the next increment has to know of it."""
+        return Previous(self.server, self.clock, self.range_from, self.next_from, self.snapshot_xmin)
+
+    def to_json(self) -> str:
+        """Return its manifest."""
+        plain = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "folder"}
+        plain["server"] = vars(self.server)
+        plain["columns"] = [column.to_dict() for column in self.columns]
+        return json.dumps(plain, default=lambda value: value.isoformat(), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str, folder: str) -> Batch:
+        """Read a manifest back."""
+        plain = json.loads(text)
+        for name in ("clock", "range_from", "next_from"):
+            plain[name] = dt.datetime.fromisoformat(plain[name]) if plain[name] else None
+        plain["server"] = Server(**plain["server"])
+        plain["columns"] = tuple(Column(**one) for one in plain["columns"])
+        for name in ("key", "files", "prepared"):
+            plain[name] = tuple(plain[name])
+        if plain["key_ranges"] is not None:
+            plain["key_ranges"] = tuple((low, high) for low, high in plain["key_ranges"])
+        return cls(folder=folder, **plain)
+
+
+@dataclass(frozen=True)
+class Published:
+    """The partitions of one declared table in `raw` and `raw.<table>_deleted`, and the folders in HDFS."""
+
+    table: Table
+    rows: frozenset[int]
+    deletions: frozenset[int]
+
+    @property
+    def newest(self) -> int:
+        """Return the highest number, or 0."""
+        return max(self.rows | self.deletions, default=0)
+
+
+def hive_name(table: str, kind: str) -> str:
+    """Return the Hive table that holds batches of a kind."""
+    return f"raw.{table}_deleted" if kind == "deletes" else f"raw.{table}"
+
+
+def root(table: str, kind: str) -> str:
+    """Return the HDFS folder of that Hive table."""
+    return f"{settings().warehouse_path}/{hive_name(table, kind).replace('.', '/')}"
+
+
+# What is published -----------------------------------------------------------------------------------------------
+
+
+def published(hive: Session, tables: Sequence[Table]) -> dict[str, Published]:
+    """Return the partitions of declared tables by name."""
+    present = {str(row[1]) for row in hive.run("SHOW TABLES IN raw")}
+
+    def numbers(name: str) -> frozenset[int]:
+        return _partitions(hive, f"raw.{name}") if name in present else frozenset()
+
+    return {table.name: Published(table, numbers(table.name), numbers(f"{table.name}_deleted")) for table in tables}
+
+
+def _partitions(hive: Session, hive_table: str) -> frozenset[int]:
+    return frozenset(int(str(row[0]).removeprefix("batch=")) for row in hive.run(f"SHOW PARTITIONS {hive_table}"))
+
+
+def _location(hive: Session, hive_table: str, number: int) -> str:
+    """Return the path of a partition's folder."""
+    for name, value, *_ in hive.run(f"DESCRIBE FORMATTED {hive_table} PARTITION (batch={number})"):
+        if str(name).strip() == "Location" and value:
+            return re.sub(r"^[a-z]+://[^/]*", "", str(value).strip())
+    raise WarehouseError(f"partition batch={number} of {hive_table} has no location; look at it with bash/query.sh")
+
+
+def _folders(path: str) -> list[str]:
+    """Return the names in an HDFS folder, none where it does not exist."""
+    status = storage().status(path, strict=False)
+    return list(storage().list(path)) if status else []
+
+
+def _folder_of(hive: Session, table: str, kind: str, number: int, names: Iterable[str]) -> str:
+    """Return the folder of a published batch; Hive is asked only where two folders claim the number."""
+    claimants = [name for name in names if (found := _FOLDER.fullmatch(name)) and int(found[1]) == number]
+    if len(claimants) == 1:
+        return f"{root(table, kind)}/{claimants[0]}"
+    return _location(hive, hive_name(table, kind), number)
+
+
+def read(folder: str) -> Batch:
+    """Read a batch's manifest.
+
+    Raises
+    ------
+    WarehouseError
+        When the folder has none: somebody removed files of a published batch.
+    """
+    from hdfs.util import HdfsError
+
+    try:
+        with storage().read(f"{folder}/{MANIFEST}") as reader:
+            return Batch.from_json(reader.read().decode(), folder)
+    except HdfsError as error:
+        raise WarehouseError(
+            f"the published batch in {folder} has no readable manifest ({str(error).splitlines()[0]}); its files were "
+            "touched by hand: load the table in full"
+        ) from error
+
+
+def newest(hive: Session, state: Published, kinds: Sequence[str], at_most: int | None = None) -> Batch | None:
+    """Return the newest batch of some kinds, by default with any number."""
+    table = state.table.name
+    groups = [("full", state.rows)] if "deletes" not in kinds else [("deletes", state.deletions)]
+    for kind, numbers in groups:
+        names = _folders(root(table, kind)) if numbers else []
+        for number in sorted(numbers, reverse=True):
+            if at_most is not None and number > at_most:
+                continue
+            batch = read(_folder_of(hive, table, kind, number, names))
+            if batch.kind in kinds:
+                return batch
+    return None
+
+
+def all_batches(hive: Session, state: Published, above: int = 0) -> list[Batch]:
+    """Return the published batches of a table with a number above `above`, in the order of their numbers."""
+    found = []
+    for kind, numbers in (("full", state.rows), ("deletes", state.deletions)):
+        wanted = [number for number in numbers if number > above]
+        names = _folders(root(state.table.name, kind)) if wanted else []
+        found += [read(_folder_of(hive, state.table.name, kind, number, names)) for number in wanted]
+    return sorted(found, key=lambda batch: batch.number)
+
+
+# Clearing away ---------------------------------------------------------------------------------------------------
+
+
+def remove_unpublished(hive: Session, state: Published, run_id: str) -> list[str]:
+    """Remove folders that no partition points to: what killed runs and rewinds left. Needs the table's lock.
+
+    A run that lost its lock without knowing may publish such a folder at this very moment. So it is moved aside
+    first, then Hive is asked again: the other run either finds its folder gone and fails, or gets it back.
+
+    Raises
+    ------
+    BusyError
+        When another run published meanwhile.
+    """
+    removed = []
+    for kind, numbers in (("full", state.rows), ("deletes", state.deletions)):
+        path = root(state.table.name, kind)
+        names = _folders(path)
+        _restore(hive, state.table.name, kind, numbers, names)
+        kept = {_folder_of(hive, state.table.name, kind, number, names) for number in numbers}
+        orphans = [name for name in names if _FOLDER.fullmatch(name) and f"{path}/{name}" not in kept]
+        if not orphans:
+            continue
+        trash = f"{path}/_trash-{run_id}"
+        storage().makedirs(trash)
+        for name in orphans:
+            storage().rename(f"{path}/{name}", f"{trash}/{name}")
+        if late := _partitions_if_any(hive, hive_name(state.table.name, kind)) - numbers:
+            _restore(hive, state.table.name, kind, late, _folders(path))
+            raise BusyError(f"another run published batch {max(late)} of {hive_name(state.table.name, kind)} at this moment; run again")
+        storage().delete(trash, recursive=True)
+        removed += orphans
+    if removed:
+        logger.info("removed unpublished folders", table=state.table.name, folders=", ".join(removed))
+    return removed
+
+
+def _restore(hive: Session, table: str, kind: str, numbers: Iterable[int], names: Sequence[str]) -> None:
+    """Put back published folders that a killed run had moved aside, and remove the rest of what it had."""
+    path = root(table, kind)
+    for trash in [name for name in names if name.startswith("_trash-")]:
+        for name in _folders(f"{path}/{trash}"):
+            number = int(name.split("-")[0])
+            if number in numbers and _location(hive, hive_name(table, kind), number) == f"{path}/{name}":
+                storage().rename(f"{path}/{trash}/{name}", f"{path}/{name}")
+        storage().delete(f"{path}/{trash}", recursive=True)
+
+
+def _partitions_if_any(hive: Session, hive_table: str) -> frozenset[int]:
+    name = hive_table.removeprefix("raw.")
+    return _partitions(hive, hive_table) if hive.run(f"SHOW TABLES IN raw LIKE '{name}'") else frozenset()
+
+
+# Publishing ------------------------------------------------------------------------------------------------------
+
+
+def ensure_tables(hive: Session, table: Table, columns: Sequence[Column], *, is_first: bool, is_changed: bool) -> None:
+    """Create the Hive tables of a source table, or add the columns that it has gained.
+
+    Parameters
+    ----------
+    is_first
+        Nothing is published yet: a table of other columns is what a killed run left, and is made anew.
+    is_changed
+        The source has columns that the last batch had not.
+    """
+    if is_first:
+        key = [column for column in columns if column.name in table.key]
+        for kind, wanted in (("full", columns), ("deletes", key)):
+            name = hive_name(table.name, kind)
+            create = functools.partial(
+                hive.run_file,
+                f"{TEMPLATES}/create_raw.hql.j2",
+                name=name,
+                definitions=[_described(column) for column in wanted],
+                comment=(
+                    f"Batches of {table.source} as extracted" if kind == "full" else f"Keys that sweeps found gone from {table.source}"
+                ),
+                location=f"{settings().hdfs_uri}{root(table.name, kind)}",
+            )
+            create()
+            if [(c.name, c.hive_type) for c in wanted] != _hive_columns(hive, name):
+                hive.run(f"DROP TABLE {name}")
+                create()
+    elif is_changed:
+        name = hive_name(table.name, "full")
+        present = {column for column, _ in _hive_columns(hive, name)}
+        for column in columns:
+            if column.name not in present:
+                logger.warning("new column", table=table.name, column=column.name, type=column.hive_type)
+                hive.run_file(f"{TEMPLATES}/add_column.hql.j2", name=name, definition=_described(column))
+
+
+def _described(column: Column) -> dict[str, str]:
+    return {
+        "name": column.name,
+        "type": column.hive_type,
+        "comment": column.comment or f"{column.source_type} in the source",
+    }
+
+
+def _hive_columns(hive: Session, name: str) -> list[tuple[str, str]]:
+    found = []
+    for column, hive_type, *_ in hive.run(f"DESCRIBE {name}"):
+        if not column or str(column).startswith("#"):
+            break
+        found.append((str(column), str(hive_type)))
+    return [one for one in found if one[0] != "batch"]
+
+
+def write_manifest(batch: Batch) -> None:
+    """Write a batch's manifest beside its files."""
+    storage().write(f"{batch.folder}/{MANIFEST}", data=batch.to_json().encode(), overwrite=True)
+
+
+def publish(hive: Session, batch: Batch) -> None:
+    """Add a batch's partition, which publishes it, and read it once through Hive.
+
+    Raises
+    ------
+    BusyError
+        When another run has published this number.
+    WarehouseError
+        When Hive reads something else than was written; the partition is dropped then.
+    """
+    try:
+        hive.run_file(f"{TEMPLATES}/add_partition.hql.j2", name=batch.hive_table, batch=batch.number, location=batch.location)
+    except StatementError as error:
+        if "exist" in str(error).lower() and "partition" in str(error).lower():
+            raise BusyError(
+                f"another run published batch {batch.number} of {batch.hive_table} first; nothing of this run is published, run again"
+            ) from error
+        raise
+    try:
+        _check_published(hive, batch)
+    except BaseException as error:
+        logger.error("withdrawing the partition", table=batch.table, batch=batch.number, reason=str(error))
+        unpublish(hive, batch.hive_table, batch.number)
+        raise
+
+
+def _check_published(hive: Session, batch: Batch) -> None:
+    # Rows and deletions share numbers, and Hive arbitrates only within one table: of two runs that both got theirs, at
+    # least one sees the other's here.
+    other = hive_name(batch.table, "full" if batch.kind == "deletes" else "deletes")
+    if hive.run(f"SHOW PARTITIONS {other} PARTITION (batch={batch.number})"):
+        raise BusyError(f"another run published batch {batch.number} of {other} at this moment; run again")
+    ((rows, content),) = hive.run_file(
+        f"{TEMPLATES}/checksum.hql.j2",
+        name=batch.hive_table,
+        batch=batch.number,
+        content_hash=content_hash("spark", batch.columns),
+    )
+    if (int(rows), str(content)) != (batch.row_count, batch.content_hash):
+        raise WarehouseError(
+            f"{batch.hive_table} batch {batch.number}: Hive reads {rows} rows with hash {content}, the source had "
+            f"{batch.row_count} with {batch.content_hash}; the partition is withdrawn and nothing is published"
+        )
+
+
+def unpublish(hive: Session, hive_table: str, number: int) -> None:
+    """Drop a partition; its folder is removed by the next run."""
+    hive.run_file(f"{TEMPLATES}/drop_partition.hql.j2", name=hive_table, batch=number)
+
+
+def next_number(hive: Session, state: Published) -> int:
+    """Return the number of the next batch: above every partition's and core's mark, so that none is used twice."""
+    from etl.core import highest_mark
+
+    return max(state.newest, highest_mark(hive, state.table)) + 1
+
+
+def continued(batch: Batch | None, table: Table) -> Previous:
+    """Return what an increment continues.
+
+    Raises
+    ------
+    RefusedError
+        When nothing has been published yet.
+    """
+    if batch is None:
+        raise RefusedError(f"{table.name} has no batch to continue; run bash/extract.sh full {table.name} first")
+    return batch.previous()
+
+
+def describe_range(horizon: Horizon, taken: Snapshot) -> dict[str, Any]:
+    """Return the manifest's fields about when it was read."""
+    return {
+        "clock": horizon.clock,
+        "prepared": horizon.prepared,
+        "snapshot": taken.text,
+        "snapshot_xmin": taken.xmin,
+        "snapshot_xmax": taken.xmax,
+    }

@@ -1,0 +1,268 @@
+"""Binary COPY to Arrow to Parquet to HDFS, in streams of one snapshot, with bounded memory; and reading it back.
+
+pyarrow, ADBC and DuckDB are imported where they are first needed: an extract that finds nothing new pays for none.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from etl.columns import Column, arrow_type, content_hash
+from etl.settings import settings
+from etl.source import DATABASE, SESSION_SETTINGS, Snapshot, SourceTable
+from etl.storage import storage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# A Parquet file ends after this many bytes, so that reading it back fits in memory.
+FILE_BYTES = 48 * 1024 * 1024
+# Below this size a second stream costs more than it brings.
+PAGES_PER_SPLIT = 1000
+# How many ranges are kept while a batch is read, and how many the manifest holds.
+RANGES_KEPT, RANGES_WRITTEN = 4096, 64
+ARROW_BATCH_BYTES = 8 * 1024 * 1024
+
+
+@dataclass
+class Part:
+    """What one stream wrote: files, and the ranges of their keys (None for a key that is not one whole number)."""
+
+    rows: int = 0
+    bytes: int = 0
+    files: list[dict[str, Any]] = field(default_factory=list)
+    ranges: list[tuple[int, int]] | None = None
+
+
+class Stream:
+    """One connection to the source inside an exported snapshot."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        import adbc_driver_manager as adbc
+        import adbc_driver_postgresql as driver
+
+        self._adbc = adbc
+        options = " ".join(f"-c {name}={value}" for name, value in SESSION_SETTINGS.items())
+        dsn = f"{settings().dsn('extractor', DATABASE, 'warehouse extract stream')} options='{options}'"
+        # The low-level interface: the DB-API one imports pandas, half a second.
+        self._database = adbc.AdbcDatabase(driver=driver._driver_path(), uri=dsn)
+        try:
+            self._connection = adbc.AdbcConnection(self._database)
+            self._execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            self._execute(f"SET TRANSACTION SNAPSHOT '{snapshot.identifier}'")
+        except BaseException:
+            self._database.close()
+            raise
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+        self._database.close()
+
+    def _execute(self, statement: str) -> None:
+        with self._adbc.AdbcStatement(self._connection) as prepared:
+            prepared.set_sql_query(statement)
+            prepared.execute_update()
+
+    def batches(self, query: str) -> Iterator[pa.RecordBatch]:
+        """Read a query by binary COPY, some megabytes at a time."""
+        import pyarrow as pa
+
+        with self._adbc.AdbcStatement(self._connection) as prepared:
+            prepared.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(ARROW_BATCH_BYTES)})
+            prepared.set_sql_query(query)
+            handle, _ = prepared.execute_query()
+            with pa.RecordBatchReader._import_from_c(handle.address) as reader:
+                yield from reader
+
+
+def splits(source: SourceTable, streams: int) -> list[str]:
+    """Return predicates that part a table between streams; one that is always true for a small table.
+
+    By place in the table (ctid) or by key, never by cursor: one bulk load shares one moment. The first range and the
+    last one are open, so that they hold every row whatever the sizes were when they were read.
+    """
+    count = min(streams, max(1, source.pages // PAGES_PER_SPLIT))
+    if count == 1:
+        return ["true"]
+    edges = [source.pages * at // count for at in range(1, count)]
+    predicates = []
+    for low, high in zip([None, *edges], [*edges, None], strict=True):
+        bounds = [f"ctid >= '({low},0)'::tid"] if low is not None else []
+        bounds += [f"ctid < '({high},0)'::tid"] if high is not None else []
+        predicates.append(" AND ".join(bounds))
+    return predicates
+
+
+def key_splits(name: str, low: int | None, high: int | None, count: int) -> list[str]:
+    """Return predicates that part a table by a whole-number key between its smallest and largest value."""
+    if low is None or high is None or count < 2 or high - low < count:
+        return ["true"]
+    edges = [low + (high - low) * at // count for at in range(1, count)]
+    predicates = []
+    for begin, end in zip([None, *edges], [*edges, None], strict=True):
+        bounds = [f"{name} >= {begin}"] if begin is not None else []
+        bounds += [f"{name} < {end}"] if end is not None else []
+        predicates.append(" AND ".join(bounds))
+    return predicates
+
+
+class _Pipe(io.RawIOBase):
+    """What a Parquet writer has written since it was last drained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._chunks: list[bytes] = []
+        self.size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        chunk = bytes(data)
+        self._chunks.append(chunk)
+        self.size += len(chunk)
+        return len(chunk)
+
+    def tell(self) -> int:
+        return self.size
+
+    def drain(self) -> bytes:
+        chunk, self._chunks = b"".join(self._chunks), []
+        return chunk
+
+
+def write(batches: Iterator[pa.RecordBatch], columns: Sequence[Column], key: Sequence[str], folder: str, prefix: str) -> Part:
+    """Write batches as zstd Parquet straight into HDFS, a row group at a time.
+
+    Parameters
+    ----------
+    folder
+        HDFS folder of the batch.
+    prefix
+        Begins each file's name; streams of one batch have different ones.
+    """
+    import pyarrow as pa
+
+    schema = pa.schema([pa.field(column.name, arrow_type(column), column.is_nullable) for column in columns])
+    one = next((column for column in columns if column.name == key[0]), None)
+    part = Part(ranges=[] if len(key) == 1 and one is not None and one.kind == "integer" else None)
+    pending = next(batches, None)
+    while pending is not None or not part.files:
+        name = f"{prefix}-{len(part.files):03d}.parquet"
+        before = part.rows
+        pipe = _Pipe()
+
+        def content(pipe: _Pipe = pipe) -> Iterator[bytes]:
+            nonlocal pending
+            import pyarrow.parquet as pq
+
+            writer = pq.ParquetWriter(
+                pipe,
+                schema,
+                compression="zstd",
+                compression_level=1,
+                # Keys and times hardly repeat; a dictionary of them is built only to be thrown away.
+                use_dictionary=[column.name for column in columns if column.kind == "text"],
+                # As Spark writes them, and faster to read than fixed-length bytes.
+                store_decimal_as_integer=True,
+                store_schema=False,
+            )
+            with writer:
+                while pending is not None and pipe.size < FILE_BYTES:
+                    table = converted(pending, schema)
+                    part.rows += table.num_rows
+                    if part.ranges is not None:
+                        part.ranges = merge_ranges([*part.ranges, *ranges_of(table[key[0]])], RANGES_KEPT)
+                    writer.write_table(table)
+                    pending = next(batches, None)
+                    if chunk := pipe.drain():
+                        yield chunk
+            yield pipe.drain()
+
+        storage().write(f"{folder}/{name}", data=content())
+        part.bytes += pipe.size
+        part.files.append({"name": name, "rows": part.rows - before, "bytes": pipe.size})
+    return part
+
+
+def converted(batch: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
+    """Return a batch of the source with the types that Parquet gets; a value that would change is an error."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    arrays = []
+    for name, wanted in zip(schema.names, schema.types, strict=True):
+        values = batch.column(name)
+        if isinstance(values, pa.ExtensionArray):
+            values = values.storage
+        arrays.append(values if values.type == wanted else pc.cast(values, wanted, safe=True))
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def ranges_of(keys: pa.ChunkedArray) -> list[tuple[int, int]]:
+    """Return closed ranges that hold some whole numbers, parted at their widest gaps."""
+    import numpy as np
+
+    values = np.unique(keys.to_numpy())
+    if not len(values):
+        return []
+    gaps = np.diff(values)
+    wide = np.flatnonzero(gaps > 1)
+    if len(wide) >= RANGES_KEPT:
+        wide = np.sort(wide[np.argpartition(gaps[wide], -(RANGES_KEPT - 1))[-(RANGES_KEPT - 1) :]])
+    lows = values[np.concatenate(([0], wide + 1))]
+    highs = values[np.concatenate((wide, [len(values) - 1]))]
+    return list(zip(lows.tolist(), highs.tolist(), strict=True))
+
+
+def merge_ranges(ranges: Sequence[tuple[int, int]], limit: int) -> list[tuple[int, int]]:
+    """Return at most `limit` closed ranges that hold all the given ones, joined across the narrowest gaps."""
+    joined: list[tuple[int, int]] = []
+    for low, high in sorted(ranges):
+        if joined and low <= joined[-1][1] + 1:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], high))
+        else:
+            joined.append((low, high))
+    if len(joined) <= limit:
+        return joined
+    gaps = sorted(range(1, len(joined)), key=lambda at: joined[at][0] - joined[at - 1][1], reverse=True)
+    cuts = sorted(gaps[: limit - 1])
+    bounds = [0, *cuts, len(joined)]
+    return [(joined[a][0], joined[b - 1][1]) for a, b in itertools.pairwise(bounds)]
+
+
+@functools.cache
+def load_libraries() -> None:
+    """Import what writing needs, to be called from a thread while the source is still counting."""
+    import adbc_driver_manager
+    import adbc_driver_postgresql
+    import duckdb
+    import numpy
+    import pyarrow.parquet
+
+    assert all((adbc_driver_manager, adbc_driver_postgresql, duckdb, numpy, pyarrow.parquet))  # noqa: S101 - imported to be warm
+
+
+def read_back(path: str, columns: Sequence[Column]) -> tuple[int, int]:
+    """Read a file from HDFS; return its rows and the sum of their hashes, computed by DuckDB."""
+    import duckdb
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with storage().read(path) as reader:
+        data = pa.BufferReader(reader.read())
+    file = pq.ParquetFile(data)
+    rows = pa.RecordBatchReader.from_batches(file.schema_arrow, file.iter_batches(batch_size=64 * 1024))
+    with duckdb.connect() as session:
+        session.execute("SET TimeZone = 'UTC'")
+        session.register("rows", rows)
+        count, total = session.execute(f"SELECT count(*), {content_hash('duckdb', columns)} FROM rows").fetchall()[0]
+    return int(count), int(total)
