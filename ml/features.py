@@ -140,6 +140,16 @@ _CUSTOMER = (
         "Transactions of the customer in the last 90 days before this one.",
     ),
     Feature(
+        "customer_prior_mean_90d",
+        "double",
+        "Mean amount of the customer's transactions in the last 90 days before this one (0 without history).",
+    ),
+    Feature(
+        "customer_prior_median_90d",
+        "double",
+        "Median amount of the customer's transactions in the last 90 days before this one (0 without history).",
+    ),
+    Feature(
         "amount_to_customer_mean",
         "double",
         "Amount divided by the customer's mean over 90 days before (1 without history).",
@@ -208,11 +218,6 @@ _TERMINAL = (
         "Amounts at the terminal that were unusual for their customers, in the last 7 days before this transaction.",
     ),
     Feature(
-        "terminal_usual_frauds_1d",
-        "int",
-        "Known frauds of usual amount at the terminal in the day that ended 7 days ago.",
-    ),
-    Feature(
         "terminal_usual_frauds_7d",
         "int",
         "Known frauds of usual amount at the terminal in the 7 days that ended 7 days ago.",
@@ -249,7 +254,7 @@ _TERMINAL = (
         "there is no known fraud of usual amount.",
     ),
     Feature(
-        "terminal_clean_since_fraud",
+        "terminal_transactions_since_fraud",
         "int",
         "Transactions at the terminal after its last known fraud of usual amount and at least 7 days ago (0 without one).",
     ),
@@ -262,6 +267,29 @@ HANDBOOK_FEATURES: tuple[str, ...] = tuple(feature.name for feature in _HANDBOOK
 """The 15 features of the Fraud Detection Handbook, in its order."""
 
 FEATURE_NAMES: tuple[str, ...] = tuple(feature.name for feature in FEATURES)
+
+MODEL_FEATURES: tuple[str, ...] = (
+    "amount",
+    "customer_history_90d",
+    "customer_prior_mean_90d",
+    "customer_prior_median_90d",
+    "amount_to_customer_mean",
+    "amount_to_customer_median",
+    "amount_deviation",
+    "customer_unusual_amounts_1d",
+    "customer_unusual_amounts_3d",
+    "customer_unusual_amounts_7d",
+    "customer_unusual_amounts_14d",
+    "customer_days_since_first_suspicion",
+    "customer_days_since_last_suspicion",
+    "terminal_usual_frauds_7d",
+    "terminal_fraud_run",
+    "terminal_days_since_run_start",
+    "terminal_days_since_clean",
+    "terminal_transactions_since_fraud",
+)
+"""The features to train on: all that helped on weeks before the test weeks. A week has 600 frauds; with every feature
+a model learns noise and loses .01 of average precision (docs/model.md)."""
 
 _KEYS = ("transaction_id", "customer_id", "terminal_id", "transacted_at")
 _FROM_CUSTOMER = tuple(feature for feature in _HANDBOOK + _CUSTOMER if feature in _CUSTOMER or not feature.name.startswith("terminal_"))
@@ -501,6 +529,8 @@ def _customer_chunk(columns: Columns) -> dict[str, npt.NDArray[Any]]:
     variance = _share(squares[here] - squares[left], count, 0.0) - mean * mean
     median, lower = _order_statistics(line, cents, left, here)
     out["customer_history_90d"] = count
+    out["customer_prior_mean_90d"] = _share(total, 100 * count, 0.0)
+    out["customer_prior_median_90d"] = median / 100
     out["amount_to_customer_mean"] = _share(cents * count, total, 1.0)
     out["amount_to_customer_median"] = _share(cents, median, 1.0)
     # Below a cent of deviation the amounts are all alike and a ratio would say nothing.
@@ -631,7 +661,8 @@ def _terminal_chunk(columns: Columns, start: int, end: int) -> dict[str, npt.NDA
         old = (DELAY_DAYS + days) * DAY
         known_frauds = line.count_active(frauds, known[frauds], line.at[frauds] + old)
         out[f"terminal_fraud_share_{days}d"] = _share(known_frauds, count, 0.0)
-        out[f"terminal_usual_frauds_{days}d"] = line.count_active(usual, known[usual], line.at[usual] + old)
+        if days > 1:
+            out[f"terminal_usual_frauds_{days}d"] = line.count_active(usual, known[usual], line.at[usual] + old)
 
     unusual_sums = _prefix(unusual)
     out["terminal_unusual_amounts_7d"] = unusual_sums[here] - unusual_sums[delayed]
@@ -674,10 +705,10 @@ def _fraud_run(line: _Timeline, known: Ints, usual: Ints, delayed: Ints, has_fra
     walking = np.arange(len(rows))
     while len(walking):
         clean[walking] = not_prompt[clean[walking]]
-        inside = clean[walking] >= oldest[walking]
-        walking = walking[inside]
+        walking = walking[clean[walking] >= oldest[walking]]
         walking = walking[known[clean[walking]] <= now[walking]]
         clean[walking] -= 1
+        walking = walking[clean[walking] >= oldest[walking]]
     has_clean = clean >= oldest
     run_from = np.where(has_clean, clean + 1, oldest)
     # Everything after the last clean row is known as fraud, so its usual ones can be counted without asking.
@@ -696,7 +727,7 @@ def _fraud_run(line: _Timeline, known: Ints, usual: Ints, delayed: Ints, has_fra
         "terminal_fraud_run": spread(run, 0),
         "terminal_days_since_run_start": spread(np.where(run > 0, (now - line.at[run_first]) / DAY, none), none),
         "terminal_days_since_clean": spread(np.where(has_clean, (now - line.at[np.maximum(clean, 0)]) / DAY, none), float(DELAY_DAYS)),
-        "terminal_clean_since_fraud": spread(newest - last, 0),
+        "terminal_transactions_since_fraud": spread(newest - last, 0),
     }
 
 
@@ -715,17 +746,17 @@ def _arrays(table: pa.Table, schema: pa.Schema) -> dict[str, npt.NDArray[Any]]:
     """Numpy columns of a table without nulls; timestamps become microseconds."""
     columns = {}
     for field in schema:
-        column = table[field.name]
-        if pa.types.is_timestamp(column.type):
-            column = column.cast(pa.timestamp("us", column.type.tz))
-        columns[field.name] = column.cast(field.type).to_numpy()
+        columns[field.name] = _microseconds(table[field.name]).cast(field.type).to_numpy()
     return columns
 
 
+def _microseconds(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Timestamps of any unit as microseconds; other columns as they are."""
+    return column.cast(pa.timestamp("us", column.type.tz)) if pa.types.is_timestamp(column.type) else column
+
+
 def _input_arrays(table: pa.Table) -> dict[str, npt.NDArray[Any]]:
-    reported_at, is_fraud = table["reported_at"], table["is_fraud"]
-    if pa.types.is_timestamp(reported_at.type):
-        reported_at = reported_at.cast(pa.timestamp("us", reported_at.type.tz))
+    reported_at, is_fraud = _microseconds(table["reported_at"]), table["is_fraud"]
     columns = _arrays(table, pa.schema([(name, pa.int64()) for name in (*_KEYS, "amount_cents")]))
     columns["known_at"] = known_at(
         columns["transacted_at"],
@@ -811,13 +842,24 @@ def features(transactions: Frame, reports: Frame, start: int, end: int) -> Frame
             end,
         )
         return result.to_pandas()
-    reports = reports.select(["transaction_id", "reported_at", "is_fraud"])
-    joined = transactions.join(reports.cast(_with_key(reports.schema)), "transaction_id", join_type="left outer")
-    columns = terminal_columns(customer_columns(_input_arrays(joined)), start, end)
+    columns = terminal_columns(customer_columns(_input_arrays(_with_reports(transactions, reports))), start, end)
     order = np.lexsort((columns["transaction_id"], columns["transacted_at"]))
     return _table({name: values[order] for name, values in columns.items()}, FEATURE_SCHEMA)
 
 
-def _with_key(schema: pa.Schema) -> pa.Schema:
-    """The schema with an int64 key: pandas makes an empty column an object or a float."""
-    return schema.set(schema.get_field_index("transaction_id"), pa.field("transaction_id", pa.int64()))
+def _with_reports(transactions: pa.Table, reports: pa.Table) -> pa.Table:
+    """Left join by transaction_id; Arrow's own refuses the untyped columns that pandas makes of no reports."""
+    wanted = transactions["transaction_id"].cast(pa.int64()).to_numpy()
+    reported = reports["transaction_id"].cast(pa.int64()).to_numpy()
+    order = np.argsort(reported)
+    place = np.searchsorted(reported[order], wanted)
+    found = np.zeros(len(wanted), np.bool_)
+    inside = place < len(reported)
+    found[inside] = reported[order[place[inside]]] == wanted[inside]
+    rows = np.zeros(len(wanted), np.int64)
+    rows[found] = order[place[found]]
+    taken = pa.array(rows, mask=~found)
+    for name, kind in (("reported_at", pa.int64()), ("is_fraud", pa.bool_())):
+        column = _microseconds(reports[name]).cast(kind)
+        transactions = transactions.append_column(name, column.take(taken))
+    return transactions
