@@ -429,13 +429,15 @@ _CHECKS = """
     ORDER BY conkey, conname
 """
 _FOREIGN_KEYS = """
-    SELECT confrelid::regclass::text, array_agg(own.attname::text ORDER BY place), array_agg(parents.attname::text ORDER BY place)
+    SELECT format('%%I.%%I', nspname, relname), array_agg(own.attname::text ORDER BY place), array_agg(parents.attname::text ORDER BY place)
     FROM pg_constraint c
     CROSS JOIN unnest(conkey, confkey) WITH ORDINALITY AS pairs (own_number, parents_number, place)
     JOIN pg_attribute own ON own.attrelid = conrelid AND own.attnum = own_number
     JOIN pg_attribute parents ON parents.attrelid = confrelid AND parents.attnum = parents_number
+    JOIN pg_class parent ON parent.oid = confrelid
+    JOIN pg_namespace ON pg_namespace.oid = parent.relnamespace
     WHERE conrelid = %s::regclass AND contype = 'f' AND confrelid <> conrelid
-    GROUP BY c.oid, confrelid, conkey
+    GROUP BY c.oid, nspname, relname, conkey
     ORDER BY conkey
 """
 
