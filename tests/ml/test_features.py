@@ -403,10 +403,12 @@ def test_nothing_after_a_moment_changes_its_features(rows: list[Row], data: st.D
     pd.testing.assert_frame_equal(mine, theirs, check_exact=True)
 
 
-def test_many_random_rows_equal_the_reference_in_groups_larger_than_hypothesis_makes():
+@pytest.mark.parametrize("cached_rows", [1, 100, 50_000])
+def test_many_random_rows_equal_the_reference(cached_rows: int, monkeypatch):
+    monkeypatch.setattr(ml_features, "_CACHED_ROWS", cached_rows)
     random = np.random.default_rng(7)
     rows = []
-    for identity in range(250):
+    for identity in range(150):
         at = 17_000 * DAY + int(random.integers(0, 60 * 24)) * HOUR
         row = Row(identity, int(random.integers(2)), int(random.integers(3)), at, int(random.integers(1, 9999)))
         rows.append(fraud(row, at + int(random.integers(0, 20)) * DAY) if random.random() < 0.5 else row)
