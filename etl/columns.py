@@ -251,10 +251,10 @@ def content_hash(dialect: Dialect, columns: Sequence[Column], alias: str | dict[
     return f"coalesce(sum({row}), 0)::{'text' if dialect == 'postgres' else 'varchar'}"
 
 
-def key_expression(dialect: Dialect, key: Sequence[str], alias: str = "") -> str:
-    """Return a row's key as text, its parts joined by commas."""
+def key_expression(dialect: Dialect, key: Sequence[str], alias: str = "", separator: str = "','") -> str:
+    """Return a row's key as text; `separator` is an expression."""
     parts = [f"CAST({quoted(dialect, name, alias)} AS {'STRING' if dialect == 'spark' else 'text'})" for name in key]
-    return parts[0] if len(parts) == 1 else f"concat_ws(',', {', '.join(parts)})"
+    return parts[0] if len(parts) == 1 else f"concat_ws({separator}, {', '.join(parts)})"
 
 
 def _joined(fields: list[str]) -> str:

@@ -396,6 +396,16 @@ def moment(text: str) -> dt.datetime:
     return found if found.tzinfo else found.replace(tzinfo=dt.UTC)
 
 
+def _add_watermark(verbs: Any) -> None:
+    actions = verbs.add_parser("watermark", help="how far each table has come").add_subparsers(dest="action", required=True)
+    for action, text in (("show", "where the next increments begin"), ("history", "every published batch")):
+        actions.add_parser(action, help=text).add_argument("tables", nargs="*", metavar="TABLE")
+    one = actions.add_parser("rewind", help="keep batch N and drop what follows")
+    one.add_argument("tables", nargs=1, metavar="TABLE")
+    one.add_argument("--to", type=int, required=True, metavar="BATCH", help="the newest batch that stays")
+    one.add_argument("--force", action="store_true", help="also across a full batch")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the verb."""
     parser = argparse.ArgumentParser(prog="bash/extract.sh", description="Extract tables from Postgres and publish them in Hive.")
@@ -413,9 +423,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     one.add_argument("tables", nargs=1, metavar="TABLE")
     one.add_argument("--from", dest="begin", type=moment, required=True, help="first moment, UTC")
     one.add_argument("--to", dest="end", type=moment, required=True, help="first moment after it, UTC")
+    _add_watermark(verbs)
     given = parser.parse_args(arguments)
     tables = select_tables(given.tables)
+    if given.verb == "watermark":
+        from etl import watermark
+
+        return watermark.run(given.action, tables, getattr(given, "to", None), force=getattr(given, "force", False))
     with ops.run("extract") as run, sql_server.session() as hive:
+        if given.verb == "deletes":
+            from etl.sweep import sweep
+
+            sweep(tables, run, hive, force=given.force)
+            return 0
         extract(
             tables,
             given.verb,
