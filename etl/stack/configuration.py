@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Literal
 from xml.sax.saxutils import escape
 
+import jinja2
+
 from etl.settings import settings
 from etl.stack import jars, postgres
 
@@ -21,6 +23,10 @@ appender.console.target = SYSTEM_ERR
 appender.console.layout.type = PatternLayout
 appender.console.layout.pattern = %d{{ISO8601}} %p %c{{1}}: %m%n
 """
+
+
+# The readers server may start no program: groups are not asked of `id`.
+NO_PROGRAMS: dict[str, object] = {"hadoop.security.group.mapping": "org.apache.hadoop.security.NullGroupsMapping"}
 
 
 def folder(server: str) -> Path:
@@ -187,9 +193,12 @@ def spark_defaults(reader: Reader) -> dict[str, object]:
             "spark.driver.memory": here.readers_memory,
             # Results stream to the client part by part: a large answer does not fill the server.
             "spark.sql.thriftServer.incrementalCollect": "true",
-            # `SELECT * FROM text.`/etc/passwd`` and its like are refused.
+            # `SELECT * FROM text.`/etc/passwd`` and its like are refused by SQL already.
             "spark.sql.runSQLOnFiles": "false",
         }
+        properties["spark.driver.extraJavaOptions"] = (
+            f"{properties['spark.driver.extraJavaOptions']} -Duser.home={here.data_dir / 'tmp' / 'readers'} -Djava.security.manager -Djava.security.policy=={folder('readers') / 'java.policy'}"
+        )
     return properties
 
 
@@ -198,10 +207,21 @@ def spark_conf(properties: dict[str, object]) -> str:
     return "".join(f"{name} {value}\n" for name, value in properties.items())
 
 
+def readers_policy() -> str:
+    """Render the readers server's Java policy."""
+    here = settings()
+    template = (Path(__file__).parent / "readers.policy.j2").read_text()
+    return jinja2.Template(template, undefined=jinja2.StrictUndefined).render(
+        program=[jars.SPARK_HOME, here.jars_dir / "spark", folder("readers")],
+        scratch=here.data_dir / "tmp" / "readers",
+        hosts=sorted({"localhost", "127.0.0.1", here.host, here.namenode_host, here.metastore_host}),
+    )
+
+
 def write_all() -> None:
     """Write the configuration of every server."""
     for server in ("hadoop", "loads", "readers"):
-        write(folder(server) / "core-site.xml", xml(core_site()))
+        write(folder(server) / "core-site.xml", xml(core_site() | (NO_PROGRAMS if server == "readers" else {})))
         write(folder(server) / "hdfs-site.xml", xml(hdfs_site()))
         write(folder(server) / "log4j2.properties", LOG4J.format(level="warn"))
     for server in ("metastore", "readers_metastore"):
@@ -217,3 +237,4 @@ def write_all() -> None:
     for reader in ("loads", "readers"):
         write(folder(reader) / "hive-site.xml", xml(hive_site(reader)))
         write(folder(reader) / "spark-defaults.conf", spark_conf(spark_defaults(reader)))
+    write(folder("readers") / "java.policy", readers_policy())

@@ -30,6 +30,8 @@ class Server:
     after: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     os_user: str | None = None
+    # Another user may not be able to enter the clone.
+    folder: Path = Path("/")
     stop_signal: str = "TERM"
     group: str = "base"
     stop_seconds: int = 20
@@ -100,7 +102,7 @@ def metastore_environment(name: str) -> dict[str, str]:
     return {
         "METASTORE_HOME": str(jars.metastore_home()),
         "METASTORE_CONF_DIR": str(configuration.folder(name)),
-        "HADOOP_USER_NAME": settings().hdfs_user,
+        "HADOOP_USER_NAME": settings().hdfs_user if name == "metastore" else settings().hdfs_readers_user,
     }
 
 
@@ -114,6 +116,8 @@ def spark_environment(reader: configuration.Reader) -> dict[str, str]:
         "HADOOP_CONF_DIR": conf,
         "HADOOP_USER_NAME": settings().hdfs_user if reader == "loads" else settings().hdfs_readers_user,
         "SPARK_LOCAL_IP": settings().host,
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "LANG": "C.UTF-8",
     }
     if reader == "loads":
         environment |= {
@@ -128,12 +132,15 @@ def spark_environment(reader: configuration.Reader) -> dict[str, str]:
 
 def _sql_server(reader: configuration.Reader) -> Server:
     here = settings()
+    environment = spark_environment(reader)
     ports: dict[str, int] = {reader: here.port(reader)}
     if reader == "loads":
         ports["connect"] = here.port("connect")
     return Server(
         name=reader,
         command=[
+            # SQL can read the environment: the readers server has only what is listed below.
+            *(["/usr/bin/env", "-i", *(f"{name}={value}" for name, value in environment.items())] if reader == "readers" else []),
             str(jars.SPARK_HOME / "bin" / "spark-submit"),
             "--master", "local[*]",
             "--properties-file", str(configuration.folder(reader) / "spark-defaults.conf"),
@@ -142,7 +149,8 @@ def _sql_server(reader: configuration.Reader) -> Server:
         ports=ports,
         is_ready=_sql_ready(reader),
         after=("metastore",) if reader == "loads" else ("readers_metastore",),
-        environment=spark_environment(reader),
+        environment=environment,
+        folder=here.data_dir / "tmp" / reader,
         os_user=here.readers_os_user if reader == "readers" and machine.is_root() else None,
     )  # fmt: skip
 

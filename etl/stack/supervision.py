@@ -11,7 +11,7 @@ from typing import Any
 from supervisor.xmlrpc import SupervisorTransport
 
 from etl.errors import RefusedError, UnavailableError
-from etl.settings import ROOT, settings
+from etl.settings import settings
 from etl.stack import configuration
 from etl.stack.servers import Server
 
@@ -94,7 +94,7 @@ def write_configuration(servers: dict[str, Server]) -> None:
             f"stopwaitsecs={server.stop_seconds}",
             # The metastore's JVM ignores a signal to its group's other members; Spark's Python workers must end with it.
             "killasgroup=true",
-            f"directory={'/' if server.os_user else ROOT}",
+            f"directory={server.folder}",
             "redirect_stderr=true",
             f"stdout_logfile={log_path(server.name)}",
             "stdout_logfile_maxbytes=20MB",
