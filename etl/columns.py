@@ -25,6 +25,8 @@ LAST_MICROSECOND = 253_402_300_799_999_999  # 9999-12-31 23:59:59.999999
 MAX_PRECISION = 38
 # A call of a Postgres function takes no more than 100 arguments.
 MAX_ARGUMENTS = 90
+# Begins bytes as Postgres prints them; Spark's literals read a backslash as an escape.
+SPARK_PREFIX, DUCKDB_PREFIX = r"'\\x'", r"'\x'"
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 # Columns that raw and core add; a source column of that name would be lost in them.
 RESERVED = ("batch", "lane")
@@ -279,6 +281,8 @@ def _postgres_fields(column: Column, name: str) -> list[str]:
         value = f"{column.kind}_send({name})"
     elif column.kind == "date":
         value = f"({name} - date '1970-01-01')"
+    elif column.kind == "boolean":
+        value = f"{name}::text"
     elif column.kind in ("real", "double"):
         value = f"float8send(CASE WHEN {name} = 'NaN' THEN float8 'NaN' ELSE {name} END)"
     return [f"coalesce({value}::text, '')"] if column.is_nullable else [value]
@@ -288,16 +292,14 @@ def _spark_fields(column: Column, name: str) -> list[str]:
     if column.kind == "text":
         return [_length(column, f"CAST(octet_length({name}) AS STRING)"), name]
     if column.kind in ("timestamptz", "timestamp"):
-        text = _bits_of(f"unix_micros({name}) - {POSTGRES_EPOCH_MICROSECONDS}", "'\\\\x'")
+        text = _bits_of(f"unix_micros({name}) - {POSTGRES_EPOCH_MICROSECONDS}", SPARK_PREFIX)
     elif column.kind == "date":
         text = f"CAST(unix_date({name}) AS STRING)"
-    elif column.kind == "boolean":
-        text = f"CASE WHEN {name} THEN 't' WHEN NOT {name} THEN 'f' END"
     elif column.kind in ("real", "double"):
         bits = f"CAST(java_method('java.lang.Double', 'doubleToLongBits', CAST({name} AS DOUBLE)) AS BIGINT)"
-        text = f"CASE WHEN {name} IS NOT NULL THEN {_bits_of(bits, chr(39) + chr(92) * 2 + 'x' + chr(39))} END"
+        text = f"CASE WHEN {name} IS NOT NULL THEN {_bits_of(bits, SPARK_PREFIX)} END"
     elif column.kind == "bytes":
-        text = f"concat('\\\\x', lower(hex({name})))"
+        text = f"{SPARK_PREFIX} || lower(hex({name}))"
     else:
         text = f"CAST({name} AS STRING)"
     return [_or_empty(column, text)]
@@ -307,17 +309,14 @@ def _duckdb_fields(column: Column, name: str) -> list[str]:
     if column.kind == "text":
         return [_length(column, f"CAST(strlen({name}) AS VARCHAR)"), name]
     if column.kind in ("timestamptz", "timestamp"):
-        text = _bits_of(f"epoch_us({name}) - {POSTGRES_EPOCH_MICROSECONDS}", "'\\x'")
+        text = _bits_of(f"epoch_us({name}) - {POSTGRES_EPOCH_MICROSECONDS}", DUCKDB_PREFIX)
     elif column.kind == "date":
         text = f"CAST({name} - DATE '1970-01-01' AS VARCHAR)"
-    elif column.kind == "boolean":
-        text = f"CASE WHEN {name} THEN 't' WHEN NOT {name} THEN 'f' END"
     elif column.kind in ("real", "double"):
         number = f"CASE WHEN isnan({name}) THEN 'NaN'::DOUBLE ELSE {name}::DOUBLE END"
-        text = _bits_of(f"({number})::BIT::BIGINT", "'\\x'")
+        text = _bits_of(f"({number})::BIT::BIGINT", DUCKDB_PREFIX)
     elif column.kind == "bytes":
-        text = f"concat('\\x', lower(hex({name})))"
-        text = f"CASE WHEN {name} IS NOT NULL THEN {text} END"
+        text = f"{DUCKDB_PREFIX} || lower(hex({name}))"
     else:
         text = f"CAST({name} AS VARCHAR)"
     return [_or_empty(column, text)]

@@ -160,11 +160,17 @@ class Source:
 
     def pages_of_rows(self, statement: str, size: int = 10_000) -> Iterator[list[tuple[Any, ...]]]:
         """Read many rows of this snapshot, `size` at a time."""
-        with self.session.cursor(name="warehouse_rows") as cursor:
-            cursor.itersize = size
-            cursor.execute(statement)
-            while page := cursor.fetchmany(size):
-                yield page
+        with self.session.cursor() as cursor:
+            # Not psycopg2's named cursor: it wants a transaction of its own making.
+            cursor.execute(f"DECLARE warehouse_rows NO SCROLL CURSOR FOR {statement}")
+            try:
+                while True:
+                    cursor.execute(f"FETCH {int(size)} FROM warehouse_rows")
+                    if not (page := cursor.fetchall()):
+                        return
+                    yield page
+            finally:
+                cursor.execute("CLOSE warehouse_rows")
 
 
 @contextmanager

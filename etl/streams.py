@@ -252,15 +252,19 @@ def load_libraries() -> None:
 
 
 def read_back(path: str, columns: Sequence[Column]) -> tuple[int, int]:
-    """Read a file from HDFS; return its rows and the sum of their hashes, computed by DuckDB."""
+    """Read a file from HDFS; return its rows and the sum of their hashes."""
+    with storage().read(path) as reader:
+        return hash_of(reader.read(), columns)
+
+
+def hash_of(file: bytes, columns: Sequence[Column]) -> tuple[int, int]:
+    """Return the rows of a Parquet file and the sum of their hashes, computed by DuckDB."""
     import duckdb
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with storage().read(path) as reader:
-        data = pa.BufferReader(reader.read())
-    file = pq.ParquetFile(data)
-    rows = pa.RecordBatchReader.from_batches(file.schema_arrow, file.iter_batches(batch_size=64 * 1024))
+    opened = pq.ParquetFile(pa.BufferReader(file))
+    rows = pa.RecordBatchReader.from_batches(opened.schema_arrow, opened.iter_batches(batch_size=64 * 1024))
     with duckdb.connect() as session:
         session.execute("SET TimeZone = 'UTC'")
         session.register("rows", rows)
