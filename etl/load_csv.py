@@ -43,6 +43,7 @@ PAYLOAD_CHARACTERS = 2000
 REJECTS_AT_ONCE = 10_000
 # From this many rows on, a full load checks foreign keys once for all rows: row by row they take four fifths of its time.
 BULK_ROWS = 50_000
+LOCK_TIMEOUT = "10s"
 
 
 class BadFileError(RefusedError):
@@ -259,7 +260,7 @@ def _end_of_bad(buffer: bytes, position: int, of: Layout) -> int:
     record = _RECORD.match(buffer, position, position + RECORD_BYTES)
     if record and len(_FIELD.findall(record[0])) == len(of.columns):
         return record.end()
-    newline = buffer.find(b"\n", position, position + RECORD_BYTES)
+    newline = buffer.find(b"\n", position)
     return newline + 1 if newline >= 0 else len(buffer)
 
 
@@ -283,7 +284,7 @@ class Diagnosis:
 
 def diagnose(content: bytes, of: Layout) -> Diagnosis:
     """Say what is wrong with a record that the layout's pattern does not match."""
-    if not content.endswith(b"\n"):
+    if len(content) > RECORD_BYTES or not content.endswith(b"\n"):
         return Diagnosis(f"the line is longer than {RECORD_BYTES} bytes")
     try:
         content.decode()
@@ -673,10 +674,10 @@ class _Load:
     def _drop_foreign_keys(self, cursor: cursor) -> list[tuple[str, str]]:
         """Take the foreign keys off until the end of this transaction; nobody else ever sees the table without them.
 
-        Returns their names and definitions; none when a reader does not let go of the table within ten seconds.
+        Returns their names and definitions; none when a reader does not let go of the table in time.
         """
         cursor.execute("SAVEPOINT foreign_keys")
-        cursor.execute("SET LOCAL lock_timeout = '10s'")
+        cursor.execute("SELECT set_config('lock_timeout', %s, true)", (LOCK_TIMEOUT,))
         cursor.execute(
             "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = %s::regclass AND contype = 'f'",
             (self.of.table.source,),
