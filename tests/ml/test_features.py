@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -190,6 +191,15 @@ def test_features_have_the_handbooks_names_and_sound_types():
     assert set(MODEL_FEATURES) <= set(FEATURE_NAMES)
     assert all(feature.description.endswith(".") for feature in FEATURES)
     assert ddl(INPUT_SCHEMA).endswith("reported_at bigint, is_fraud boolean")
+
+
+def test_every_feature_is_documented():
+    lines = (Path(__file__).parents[2] / "docs" / "model.md").read_text().splitlines()
+    listed = [tuple(cell.strip() for cell in line.strip("| ").split("|")) for line in lines if line.startswith("| `")]
+    marks = [
+        " ".join(mark for mark, names in (("H", HANDBOOK_FEATURES), ("M", MODEL_FEATURES)) if feature.name in names) for feature in FEATURES
+    ]
+    assert listed == [(f"`{feature.name}`", feature.type, mark, feature.description) for feature, mark in zip(FEATURES, marks, strict=True)]
 
 
 def test_no_rows_give_no_rows():
