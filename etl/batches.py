@@ -10,8 +10,10 @@ import datetime as dt
 import functools
 import json
 import re
+import threading
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,11 +140,20 @@ class Batch:
 
 @dataclass(frozen=True)
 class Published:
-    """The partitions of one declared table in `raw` and `raw.<table>_deleted`, and the folders in HDFS."""
+    """The partitions of one declared table in `raw` and `raw.<table>_deleted`, and the folders in HDFS.
+
+    Attributes
+    ----------
+    rows, deletions
+        Numbers of the published batches.
+    folders
+        Names in the HDFS folder of either, by kind (`full` stands for every batch of rows).
+    """
 
     table: Table
     rows: frozenset[int]
     deletions: frozenset[int]
+    folders: Mapping[str, tuple[str, ...]]
 
     @property
     def newest(self) -> int:
@@ -164,13 +175,23 @@ def root(table: str, kind: str) -> str:
 
 
 def published(hive: Session, tables: Sequence[Table]) -> dict[str, Published]:
-    """Return the partitions of declared tables by name."""
-    present = {str(row[1]) for row in hive.run("SHOW TABLES IN raw")}
+    """Return what is published of declared tables, by name."""
+    with ThreadPoolExecutor(4) as pool:
+        listings = {(table.name, kind): pool.submit(_folders, root(table.name, kind)) for table in tables for kind in ("full", "deletes")}
+        present = {str(row[1]) for row in hive.run("SHOW TABLES IN raw")}
 
-    def numbers(name: str) -> frozenset[int]:
-        return _partitions(hive, f"raw.{name}") if name in present else frozenset()
+        def numbers(name: str) -> frozenset[int]:
+            return _partitions(hive, f"raw.{name}") if name in present else frozenset()
 
-    return {table.name: Published(table, numbers(table.name), numbers(f"{table.name}_deleted")) for table in tables}
+        return {
+            table.name: Published(
+                table,
+                numbers(table.name),
+                numbers(f"{table.name}_deleted"),
+                {kind: tuple(listings[table.name, kind].result()) for kind in ("full", "deletes")},
+            )
+            for table in tables
+        }
 
 
 def _partitions(hive: Session, hive_table: str) -> frozenset[int]:
@@ -187,8 +208,14 @@ def _location(hive: Session, hive_table: str, number: int) -> str:
 
 def _folders(path: str) -> list[str]:
     """Return the names in an HDFS folder, none where it does not exist."""
-    status = storage().status(path, strict=False)
-    return list(storage().list(path)) if status else []
+    from hdfs.util import HdfsError
+
+    try:
+        return list(storage().list(path))
+    except HdfsError as error:
+        if error.exception == "FileNotFoundException":
+            return []
+        raise
 
 
 def _folder_of(hive: Session, table: str, kind: str, number: int, names: Iterable[str]) -> str:
@@ -220,27 +247,43 @@ def read(folder: str) -> Batch:
 
 
 def newest(hive: Session, state: Published, kinds: Sequence[str], at_most: int | None = None) -> Batch | None:
-    """Return the newest batch of some kinds, by default with any number."""
-    table = state.table.name
-    groups = [("full", state.rows)] if "deletes" not in kinds else [("deletes", state.deletions)]
-    for kind, numbers in groups:
-        names = _folders(root(table, kind)) if numbers else []
-        for number in sorted(numbers, reverse=True):
-            if at_most is not None and number > at_most:
-                continue
-            batch = read(_folder_of(hive, table, kind, number, names))
+    """Return the newest batch of rows of some kinds, by default with any number."""
+    for number in sorted(state.rows, reverse=True):
+        if at_most is None or number <= at_most:
+            batch = read(_folder_of(hive, state.table.name, "full", number, state.folders["full"]))
             if batch.kind in kinds:
                 return batch
     return None
+
+
+def newest_watermarks(hive: Session, states: Mapping[str, Published]) -> dict[str, Batch | None]:
+    """Return the batch that holds each table's watermark, by name; several manifests are read at a time."""
+    # Only where two folders claim one number is Hive asked, and its session serves one thread: those go one by one.
+    with ThreadPoolExecutor(4) as pool:
+        lock = threading.Lock()
+        guarded = _Guarded(hive, lock)
+        found = {name: pool.submit(newest, guarded, state, WATERMARK_KINDS) for name, state in states.items()}
+    return {name: future.result() for name, future in found.items()}
+
+
+class _Guarded(Session):
+    """A session that threads share, one statement at a time."""
+
+    def __init__(self, hive: Session, lock: threading.Lock) -> None:
+        self._hive = hive
+        self._lock = lock
+
+    def run(self, statement: str) -> list[tuple[Any, ...]]:
+        with self._lock:
+            return self._hive.run(statement)
 
 
 def all_batches(hive: Session, state: Published, above: int = 0) -> list[Batch]:
     """Return the published batches of a table with a number above `above`, in the order of their numbers."""
     found = []
     for kind, numbers in (("full", state.rows), ("deletes", state.deletions)):
-        wanted = [number for number in numbers if number > above]
-        names = _folders(root(state.table.name, kind)) if wanted else []
-        found += [read(_folder_of(hive, state.table.name, kind, number, names)) for number in wanted]
+        names = state.folders[kind]
+        found += [read(_folder_of(hive, state.table.name, kind, number, names)) for number in numbers if number > above]
     return sorted(found, key=lambda batch: batch.number)
 
 
@@ -261,10 +304,15 @@ def remove_unpublished(hive: Session, state: Published, run_id: str) -> list[str
     removed = []
     for kind, numbers in (("full", state.rows), ("deletes", state.deletions)):
         path = root(state.table.name, kind)
-        names = _folders(path)
-        _restore(hive, state.table.name, kind, numbers, names)
+        names = state.folders[kind]
+        if any(name.startswith("_trash-") for name in names):
+            _restore(hive, state.table.name, kind, numbers, names)
+            names = tuple(_folders(path))
+        claims = [name for name in names if _FOLDER.fullmatch(name)]
+        if {int(name.split("-")[0]) for name in claims} <= numbers and len(claims) <= len(numbers):
+            continue
         kept = {_folder_of(hive, state.table.name, kind, number, names) for number in numbers}
-        orphans = [name for name in names if _FOLDER.fullmatch(name) and f"{path}/{name}" not in kept]
+        orphans = [name for name in claims if f"{path}/{name}" not in kept]
         if not orphans:
             continue
         trash = f"{path}/_trash-{run_id}"
@@ -359,49 +407,82 @@ def write_manifest(batch: Batch) -> None:
     storage().write(f"{batch.folder}/{MANIFEST}", data=batch.to_json().encode(), overwrite=True)
 
 
-def publish(hive: Session, batch: Batch) -> None:
-    """Add a batch's partition, which publishes it, and read it once through Hive.
+def publish(hive: Session, ready: Sequence[Batch]) -> dict[int, WarehouseError]:
+    """Add the partitions of batches, which publishes them, in the given order; then read each once through Hive.
 
-    Raises
-    ------
-    BusyError
-        When another run has published this number.
-    WarehouseError
-        When Hive reads something else than was written; the partition is dropped then.
+    Returns
+    -------
+    dict
+        By position, why a batch is not published: another run was first, or Hive reads something else than was written
+        (its partition is withdrawn then). After the first one that Hive refuses, no further one is published.
     """
+    failed: dict[int, WarehouseError] = {}
+    added: list[int] = []
+    for at, batch in enumerate(ready):
+        if failed:
+            failed[at] = WarehouseError(f"{batch.table} is not published, for a table before it was not; run again")
+            continue
+        try:
+            hive.run_file(f"{TEMPLATES}/add_partition.hql.j2", name=batch.hive_table, batch=batch.number, location=batch.location)
+            added.append(at)
+        except StatementError as error:
+            failed[at] = error
+            if "exist" in str(error).lower() and "partition" in str(error).lower():
+                failed[at] = BusyError(
+                    f"another run published batch {batch.number} of {batch.hive_table} first; nothing of it is published, run again"
+                )
     try:
-        hive.run_file(f"{TEMPLATES}/add_partition.hql.j2", name=batch.hive_table, batch=batch.number, location=batch.location)
-    except StatementError as error:
-        if "exist" in str(error).lower() and "partition" in str(error).lower():
-            raise BusyError(
-                f"another run published batch {batch.number} of {batch.hive_table} first; nothing of this run is published, run again"
-            ) from error
-        raise
-    try:
-        _check_published(hive, batch)
+        failed |= _differences(hive, ready, added)
     except BaseException as error:
-        logger.error("withdrawing the partition", table=batch.table, batch=batch.number, reason=str(error))
-        unpublish(hive, batch.hive_table, batch.number)
+        # What could not be read is not vouched for.
+        for at in added:
+            _withdraw(hive, ready[at], error)
         raise
+    for at in added:
+        if at in failed:
+            _withdraw(hive, ready[at], failed[at])
+    return failed
 
 
-def _check_published(hive: Session, batch: Batch) -> None:
-    # Rows and deletions share numbers, and Hive arbitrates only within one table: of two runs that both got theirs, at
-    # least one sees the other's here.
-    other = hive_name(batch.table, "full" if batch.kind == "deletes" else "deletes")
-    if hive.run(f"SHOW PARTITIONS {other} PARTITION (batch={batch.number})"):
-        raise BusyError(f"another run published batch {batch.number} of {other} at this moment; run again")
-    ((rows, content),) = hive.run_file(
-        f"{TEMPLATES}/checksum.hql.j2",
-        name=batch.hive_table,
-        batch=batch.number,
-        content_hash=content_hash("spark", batch.columns),
-    )
-    if (int(rows), str(content)) != (batch.row_count, batch.content_hash):
-        raise WarehouseError(
-            f"{batch.hive_table} batch {batch.number}: Hive reads {rows} rows with hash {content}, the source had "
-            f"{batch.row_count} with {batch.content_hash}; the partition is withdrawn and nothing is published"
+def _withdraw(hive: Session, batch: Batch, why: BaseException) -> None:
+    logger.error("withdrawing the partition", table=batch.table, batch=batch.number, reason=str(why))
+    unpublish(hive, batch.hive_table, batch.number)
+
+
+def _differences(hive: Session, ready: Sequence[Batch], added: Sequence[int]) -> dict[int, WarehouseError]:
+    """Read published batches once, all in one statement, and say which are not what was written."""
+    if not added:
+        return {}
+    found = {
+        (int(at), str(part)): (int(rows), str(content))
+        for at, part, rows, content in hive.run_file(
+            f"{TEMPLATES}/checksum.hql.j2",
+            batches=[
+                {
+                    "position": at,
+                    "name": ready[at].hive_table,
+                    # Rows and deletions share numbers, and Hive arbitrates only within one table: of two runs that
+                    # both got theirs, at least one sees the other's here.
+                    "other": hive_name(ready[at].table, "full" if ready[at].kind == "deletes" else "deletes"),
+                    "batch": ready[at].number,
+                    "content_hash": content_hash("spark", ready[at].columns),
+                }
+                for at in added
+            ],
         )
+    }
+    wrong: dict[int, WarehouseError] = {}
+    for at in added:
+        batch = ready[at]
+        rows, content = found[at, "own"]
+        if found[at, "other"][0]:
+            wrong[at] = BusyError(f"another run published a batch {batch.number} of {batch.table} at this moment; run again")
+        elif (rows, content) != (batch.row_count, batch.content_hash):
+            wrong[at] = WarehouseError(
+                f"{batch.hive_table} batch {batch.number}: Hive reads {rows} rows with hash {content}, the source had "
+                f"{batch.row_count} with {batch.content_hash}; the partition is withdrawn and nothing of it is published"
+            )
+    return wrong
 
 
 def unpublish(hive: Session, hive_table: str, number: int) -> None:
@@ -409,11 +490,16 @@ def unpublish(hive: Session, hive_table: str, number: int) -> None:
     hive.run_file(f"{TEMPLATES}/drop_partition.hql.j2", name=hive_table, batch=number)
 
 
-def next_number(hive: Session, state: Published) -> int:
-    """Return the number of the next batch: above every partition's and core's mark, so that none is used twice."""
-    from etl.core import highest_mark
+def next_numbers(hive: Session, states: Sequence[Published]) -> dict[str, int]:
+    """Return the numbers of tables' next batches: above every partition and core's marks, so that none is used twice."""
+    from etl import core
 
-    return max(state.newest, highest_mark(hive, state.table)) + 1
+    names = {state.table.name: core.target_names(state.table) for state in states}
+    marks = core.marks(hive, [name for own in names.values() for name in own])
+    return {
+        state.table.name: max([state.newest, *(marks[name].batch for name in names[state.table.name] if name in marks)]) + 1
+        for state in states
+    }
 
 
 def continued(batch: Batch | None, table: Table) -> Previous:

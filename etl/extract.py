@@ -116,27 +116,28 @@ def extract(
         states = batches.published(hive, tables)
         for table in tables:
             batches.remove_unpublished(hive, states[table.name], run.run_id)
-        newest = {table.name: batches.newest(hive, states[table.name], batches.WATERMARK_KINDS) for table in tables}
+        newest = batches.newest_watermarks(hive, states)
         previous = {} if kind == "full" else {table.name: batches.continued(newest[table.name], table) for table in tables}
         source = stack.enter_context(snapshot(tables, previous))
         gained = {
             name: drift(described.table.source, last.columns, described.columns) if (last := newest[name]) else []
             for name, described in source.tables.items()
         }
+        parts = [plan(source, table, kind, previous.get(table.name), repair) for table in tables]
+        counted: dict[str, Counted] = {}
+        if kind != "full":
+            # Counted first: where nothing is new, nothing else has to happen.
+            counted = {part.table.name: count(source, part) for part in parts}
+            for part in [part for part in parts if not counted[part.table.name].rows]:
+                record_rejects(source, part, counted[part.table.name], run)
+                logger.info("nothing new", table=part.table.name, rejected=counted[part.table.name].rejected)
+                parts.remove(part)
+            if not parts:
+                return []
         copier = stack.enter_context(Copier(source.snapshot))
-        copies = []
-        counted = {}
-        for table in tables:
-            part = plan(source, table, kind, previous.get(table.name), repair)
-            if kind != "full":
-                # Counted first: where nothing is new, nothing else has to happen.
-                counted[table.name] = count(source, part)
-                if not counted[table.name].rows:
-                    record_rejects(source, part, counted[table.name], run)
-                    logger.info("nothing new", table=table.name, rejected=counted[table.name].rejected)
-                    continue
-            copies.append(copier.start(part, batches.next_number(hive, states[table.name]), kind, run.run_id))
-        published = []
+        numbers = batches.next_numbers(hive, [states[part.table.name] for part in parts])
+        copies = [copier.start(part, numbers[part.table.name], kind, run.run_id) for part in parts]
+        ready = []
         for copy in copies:
             name = copy.part.table.name
             if name not in counted:
@@ -145,10 +146,9 @@ def extract(
             last = newest[name]
             if kind == "full" and not counted[name].rows and last and last.row_count and not force:
                 raise RefusedError(
-                    f"{copy.part.table.source} is empty and was not before (a TRUNCATE, a wrong database?); nothing of it is "
+                    f"{copy.part.table.source} is empty and was not before (a TRUNCATE, a wrong database?); nothing is "
                     f"published; if this is right: bash/extract.sh full {name} --force"
                 )
-            batch = verified(copy, counted[name], source, kind, run)
             batches.ensure_tables(
                 hive,
                 copy.part.table,
@@ -156,8 +156,9 @@ def extract(
                 is_first=not states[name].newest,
                 is_changed=bool(gained[name]),
             )
-            published.append(publish(hive, batch, run, copy.began))
-        return published
+        for copy in copies:
+            ready.append(verified(copy, counted[copy.part.table.name], source, kind, run))
+        return publish(hive, ready, run, [copy.began for copy in copies])
 
 
 def plan(
@@ -319,27 +320,26 @@ def verified(copy: Copy, counted: Counted, source: Source, kind: str, run: ops.R
     return batch
 
 
-def publish(hive: sql_server.Session, batch: Batch, run: ops.Run, began: float) -> Batch:
-    """Publish a verified batch and record it, or record why it was not published."""
-    error = None
-    try:
-        batches.publish(hive, batch)
-    except BaseException as failure:
-        error = f"{type(failure).__name__}: {failure}"
-        raise
-    finally:
-        record(batch, run, time.monotonic() - began, error)
-    logger.info(
-        "published",
-        table=batch.table,
-        batch=batch.number,
-        kind=batch.kind,
-        rows=batch.row_count,
-        rejected=batch.rejected_count,
-        bytes=batch.bytes,
-        seconds=round(time.monotonic() - began, 2),
-    )
-    return batch
+def publish(hive: sql_server.Session, ready: Sequence[Batch], run: ops.Run, began: Sequence[float]) -> list[Batch]:
+    """Publish verified batches, parents before children, and record them, or why one was not published."""
+    failed = batches.publish(hive, ready)
+    for at, batch in enumerate(ready):
+        seconds = round(time.monotonic() - began[at], 2)
+        record(batch, run, seconds, str(failed[at]) if at in failed else None)
+        if at not in failed:
+            logger.info(
+                "published",
+                table=batch.table,
+                batch=batch.number,
+                kind=batch.kind,
+                rows=batch.row_count,
+                rejected=batch.rejected_count,
+                bytes=batch.bytes,
+                seconds=seconds,
+            )
+    for error in failed.values():
+        raise error
+    return list(ready)
 
 
 def record(batch: Batch, run: ops.Run, seconds: float, error: str | None) -> None:

@@ -46,11 +46,10 @@ def sweep(tables: Sequence[Table], run: ops.Run, hive: Session, *, force: bool =
         for table in tables:
             stack.enter_context(ops.writer(f"raw.{table.name}", run))
         states = batches.published(hive, tables)
-        previous = {
-            table.name: batches.continued(batches.newest(hive, states[table.name], batches.WATERMARK_KINDS), table) for table in tables
-        }
         for table in tables:
             batches.remove_unpublished(hive, states[table.name], run.run_id)
+        newest = batches.newest_watermarks(hive, states)
+        previous = {table.name: batches.continued(newest[table.name], table) for table in tables}
         # The marks are read before the snapshot: what core holds is older than what the source shows.
         marks = core.marks(hive, [table.name for table in tables])
         if missing := [table.name for table in tables if table.name not in marks]:
@@ -69,8 +68,8 @@ def sweep(tables: Sequence[Table], run: ops.Run, hive: Session, *, force: bool =
                     f"{settings().max_deleted_share:.2%} (a TRUNCATE, a wrong database?); nothing of it is published; "
                     f"if this is right: bash/extract.sh deletes {table.name} --force"
                 )
-            batch = _write(source, table, gone, batches.next_number(hive, states[table.name]), run)
-            found.append(publish(hive, batch, run, began))
+            batch = _write(source, table, gone, batches.next_numbers(hive, [states[table.name]])[table.name], run)
+            found += publish(hive, [batch], run, [began])
         return found
 
 

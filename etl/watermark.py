@@ -44,12 +44,14 @@ class Watermark:
 def watermarks(hive: Session, tables: Sequence[Table]) -> list[Watermark]:
     """Return the watermarks of tables."""
     states = batches.published(hive, tables)
+    newest = batches.newest_watermarks(hive, states)
+    marks = core.marks(hive, [name for table in tables for name in core.target_names(table)])
     return [
         Watermark(
             table,
-            batches.newest(hive, states[table.name], batches.WATERMARK_KINDS),
+            newest[table.name],
             states[table.name].newest,
-            found.batch if (found := core.mark(hive, table)) else 0,
+            min(marks[name].batch if name in marks else 0 for name in core.target_names(table)),
         )
         for table in tables
     ]

@@ -31,10 +31,14 @@ def all_types(postgres_server: None) -> Iterator[Table]:
     rows("CREATE TYPE bank.mood AS ENUM ('calm', 'angry')")
     rows("CREATE DOMAIN bank.price AS numeric(38,10) CHECK (value <> 1)")
     rows(
-        "CREATE TABLE bank.all_types (id bigint PRIMARY KEY, small smallint, whole int, price bank.price, free numeric, "
-        "cents numeric(12,2), at timestamptz, local timestamp, born date, token uuid, note text, "
-        "short varchar(5), fixed char(5), yes boolean, single real, pair double precision, raw bytea, doc json, docb jsonb, tags text[], numbers int[], feeling bank.mood, "
-        "updated_at timestamptz NOT NULL)"
+        """
+        CREATE TABLE bank.all_types (
+            id bigint PRIMARY KEY, small smallint, whole int, price bank.price, free numeric, cents numeric(12,2),
+            at timestamptz, local timestamp, born date, token uuid, note text, short varchar(5), fixed char(5), yes boolean,
+            single real, pair double precision, raw bytea, doc json, docb jsonb, tags text[], numbers int[],
+            feeling bank.mood, updated_at timestamptz NOT NULL
+        )
+        """
     )
     rows("CREATE TRIGGER t BEFORE INSERT OR UPDATE ON bank.all_types FOR EACH ROW EXECUTE FUNCTION bank.set_updated_at()")
     rows("ALTER TABLE bank.all_types ENABLE ALWAYS TRIGGER t")
