@@ -67,6 +67,7 @@ class Settings(BaseSettings):
     lag_seconds: float = Field(5.0, ge=0, description="how far next_from stays behind the horizon, seconds")
     max_deleted_share: float = Field(0.01, ge=0, le=1, description="share of a table's keys that a sweep may delete")
     extract_streams: int = Field(2, ge=1, description="parallel COPY streams of an extract")
+    models_path: str = Field("", description="folder (file:///...) or HDFS address of models' files; empty: mlflow under data_dir")
     as_of: str = Field("", description="'now' for features, training and scoring, ISO 8601; empty: newest transaction")
     log_format: Literal["text", "json"] = Field("text", description="log lines for people (text) or machines (json)")
 

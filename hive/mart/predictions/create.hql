@@ -1,0 +1,35 @@
+-- Create the table of predictions: one row per transaction, the decision taken when it was scored, never rewritten.
+-- Parameters: location, features (name, type, description of each), filled in by bash/score.sh
+-- Reads:  -      Writes: mart.predictions
+-- Usage:  bash/score.sh
+CREATE TABLE IF NOT EXISTS mart.predictions (
+    transaction_id BIGINT COMMENT 'Key; number of the transaction in the booking system',
+    customer_id BIGINT COMMENT 'Customer, as at the time of scoring',
+    terminal_id BIGINT COMMENT 'Terminal, as at the time of scoring',
+    transacted_at TIMESTAMP COMMENT 'Moment of the transaction (UTC), as at the time of scoring',
+    amount DECIMAL(12, 2) COMMENT 'Amount, as at the time of scoring',
+    model_name STRING COMMENT 'Registered model that decided',
+    model_version INT COMMENT 'Version of that model',
+    fraud_probability DOUBLE COMMENT 'Probability of fraud that the model gave, 0 to 1',
+    is_fraud BOOLEAN COMMENT 'Whether the probability reached the threshold of fraud',
+    risk_level STRING COMMENT 'LOW, MEDIUM or HIGH, by the thresholds of the model version',
+    reasons ARRAY<STRUCT<feature: STRING, contribution: DOUBLE>>
+    COMMENT 'Features that raised the probability most, with their SHAP contributions in probability, highest first; empty for levels that are not explained',
+    features STRUCT<
+        {%- for feature in features %}
+        {{ feature.name }}: {{ feature.type }} COMMENT {{ feature.description | literal }}{{ "," if not loop.last }}
+        {%- endfor %}
+    > COMMENT 'Features as the model read them; null for those that this version does not read',
+    scored_at TIMESTAMP COMMENT 'When it was scored (UTC)'
+)
+USING ICEBERG
+PARTITIONED BY (days(transacted_at) -- noqa: LT01,CP01
+)
+LOCATION '{{ location }}'
+COMMENT 'One prediction per transaction: what the champion decided when it was scored. Rows are added, never rewritten.'
+TBLPROPERTIES (
+    'format-version' = '2',
+    'write.parquet.compression-codec' = 'zstd',
+    'write.metadata.delete-after-commit.enabled' = 'true',
+    'write.metadata.previous-versions-max' = '20'
+)

@@ -1,0 +1,121 @@
+"""A Spark session wherever the setting `spark_master` says: the warm loads server, this machine, YARN or Kubernetes.
+
+`python -m ml.spark MODULE [ARGUMENT...]` (bash/submit.sh) runs a module's `main` there; the module itself only calls
+`spark_session` and is the same everywhere.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import runpy
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from etl.errors import RefusedError, UnavailableError
+from etl.settings import ROOT, settings
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from pyspark.sql import SparkSession
+
+SUBMITTED = "--submitted"
+"""First argument of this module when spark-submit runs it as the driver."""
+
+
+def spark_session(app: str) -> SparkSession:
+    """Open a session; it ends with the process.
+
+    Parameters
+    ----------
+    app
+        Name of the job, for Spark's own pages.
+
+    Raises
+    ------
+    UnavailableError
+        When the loads server does not answer.
+    RefusedError
+        When another master is set and this process was not started by `bash/submit.sh`.
+    """
+    from pyspark.sql import SparkSession
+
+    here = settings()
+    if here.spark_master != "connect":
+        if "SPARK_ENV_LOADED" not in os.environ:
+            raise RefusedError(f"spark_master is {here.spark_master}: run this module through bash/submit.sh, which starts its driver")
+        session = SparkSession.builder.appName(app).enableHiveSupport().getOrCreate()
+    else:
+        from grpc import RpcError
+        from pyspark.errors import PySparkException
+
+        # PySpark logs every failed query whole, its exception says the same.
+        logging.getLogger("DataFrameQueryContextLogger").disabled = True
+        logging.getLogger("SQLQueryContextLogger").disabled = True
+        address = f"{here.loads_host}:{here.port('connect')}"
+        try:
+            session = SparkSession.builder.remote(f"sc://{address}/;user_id={here.hdfs_user}").appName(app).create()
+            session.conf.set("spark.sql.connect.serverStacktrace.enabled", "false")
+        except (RpcError, PySparkException) as error:
+            raise UnavailableError(f"Spark Connect at {address} does not answer; start it with bash/stack.sh up") from error
+    atexit.register(session.stop)
+    return session
+
+
+def ship(*modules: ModuleType) -> None:
+    """Let functions of these modules travel to workers with their code, not as names.
+
+    A warm worker that imported a module yesterday would go on running yesterday's code.
+    """
+    from pyspark import cloudpickle
+
+    for module in modules:
+        cloudpickle.register_pickle_by_value(module)
+
+
+def _run_module(arguments: list[str]) -> None:
+    # The module's own `if __name__ == "__main__"` runs, its command line is what followed its name.
+    sys.argv = arguments
+    runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+
+
+def _submit(arguments: list[str]) -> None:
+    """Become spark-submit, with the configuration of the loads and this module as the driver."""
+    from etl.stack import configuration, jars
+    from etl.stack.servers import spark_environment
+
+    here = settings()
+    properties = configuration.folder("loads") / "spark-defaults.conf"
+    if not properties.exists():
+        raise RefusedError(f"{properties} is missing; bash/stack.sh up writes it")
+    command = [
+        str(jars.SPARK_HOME / "bin" / "spark-submit"),
+        "--master", here.spark_master,
+        "--properties-file", str(properties),
+        # The loads server's Connect port is its own.
+        "--conf", "spark.plugins=",
+        "--name", arguments[0],
+        str(Path(__file__)), SUBMITTED, *arguments,
+    ]  # fmt: skip
+    environment = {**os.environ, **spark_environment("loads"), "PYSPARK_DRIVER_PYTHON": sys.executable}
+    os.execve(command[0], command, environment)
+
+
+def main() -> None:
+    """Run a module in this process (the warm server does the work), or under spark-submit."""
+    arguments = sys.argv[1:]
+    if arguments[:1] == [SUBMITTED]:
+        # spark-submit put this file's folder first: its modules are known as ml.*, never by their bare names.
+        sys.path[0] = str(ROOT)
+        _run_module(arguments[1:])
+    elif settings().spark_master == "connect":
+        _run_module(arguments)
+    else:
+        _submit(arguments)
+
+
+if __name__ == "__main__":
+    main()
