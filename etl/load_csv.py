@@ -1,15 +1,13 @@
 """Load CSV files into the source `bank`: COPY through a staging table, upsert by key, bad lines to `ops.rejects`.
 
-The good path costs one regular expression, made from the table's columns, that matches as many whole lines as it can: what
-it matches, COPY cannot refuse. Where it stops, a line is bad, and only then is that line taken apart to say why. Checks of the
-table, unknown parents and duplicates are found set-wise in SQL; a second pass over the file finds their lines again.
+`etl.csv_lines` tells good lines from bad ones on the way into the staging table. Checks of the table, unknown parents and
+duplicates are found set-wise in SQL; a second pass over the file finds their lines again.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,22 +21,21 @@ import psycopg2
 from psycopg2 import sql
 from psycopg2.errors import LockNotAvailable
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
 from etl import ops
+from etl.card_numbers import mask_card_numbers
+from etl.csv_lines import RECORD_BYTES, BadRecord, Column, Diagnosis, Layout, Span, copyable, diagnose, key_of, layout, scan, values_of
 from etl.databases import connect, opened
 from etl.errors import RefusedError, UnavailableError, WarehouseError
 from etl.log import logger, run_main
-from etl.tables import Table, declared_tables
+from etl.tables import declared_tables
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection, cursor
 
 Mode = Literal["full", "incremental"]
 
-BLOCK_BYTES = 1 << 20
-# A record, quoted line breaks included, is at most this long; memory stays bounded whatever the file holds.
-RECORD_BYTES = 1 << 16
 PAYLOAD_CHARACTERS = 2000
 REJECTS_AT_ONCE = 10_000
 # From this many rows on, a full load checks foreign keys once for all rows: row by row they take four fifths of its time.
@@ -48,54 +45,6 @@ LOCK_TIMEOUT = "10s"
 
 class BadFileError(RefusedError):
     """A file as a whole cannot be loaded; nothing was changed."""
-
-
-@dataclass(frozen=True)
-class Format:
-    """How values of a type look in a CSV file; `explain` says in words what is wrong with one that does not."""
-
-    good: str
-    explain: Callable[[str], str]
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a source table."""
-
-    name: str
-    type: str
-    is_nullable: bool
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A table as one file presents it: its columns in the order of the header."""
-
-    table: Table
-    columns: tuple[Column, ...]
-    record: re.Pattern[bytes]
-    records: re.Pattern[bytes]
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the columns."""
-        return [column.name for column in self.columns]
-
-
-@dataclass(frozen=True)
-class Span:
-    """Whole good records of a file, one after the other."""
-
-    line: int
-    content: bytes
-
-
-@dataclass(frozen=True)
-class BadRecord:
-    """A record that COPY or the table's types would refuse."""
-
-    line: int
-    content: bytes
 
 
 @dataclass(frozen=True)
@@ -114,251 +63,6 @@ class Loaded:
     def unchanged(self) -> int:
         """Rows that were there already, exactly so."""
         return self.rows - self.inserted - self.updated - self.rejected
-
-
-# --- Formats ---------------------------------------------------------------------------------------------------------------
-
-
-def _at_most(limit: int) -> str:
-    """Return a pattern of the whole numbers from 0 to a limit, with no more digits than it has."""
-    digits = str(limit)
-    parts = [f"[0-9]{{1,{len(digits) - 1}}}"]
-    for place, digit in enumerate(digits):
-        if digit != "0":
-            parts.append(f"{digits[:place]}[0-{int(digit) - 1}][0-9]{{{len(digits) - place - 1}}}")
-    return f"(?:{'|'.join([*parts, digits])})"
-
-
-def _integer(name: str, limit: int) -> Format:
-    def explain(value: str) -> str:
-        return f"is out of the range of {name}" if re.fullmatch("[+-]?[0-9]+", value) else "is not a whole number"
-
-    return Format(f"-?{_at_most(limit)}", explain)
-
-
-def _numeric(precision: int, scale: int) -> Format:
-    def explain(value: str) -> str:
-        number = re.fullmatch(r"[+-]?[0-9]+(?:\.([0-9]+))?", value)
-        if number is None:
-            return "is not a number"
-        if len(number[1] or "") > scale:
-            return f"has more than {scale} decimals"
-        return f"has more than {precision - scale} digits before the point" if value[0] != "+" else "begins with +"
-
-    whole = f"[0-9]{{1,{precision - scale}}}" if precision > scale else "0"
-    decimals = rf"(?:\.[0-9]{{1,{scale}}})?" if scale else ""
-    return Format(f"-?{whole}{decimals}", explain)
-
-
-# Months of 31, of 30 and of 28 days, and 29 February of leap years: a cast of what matches cannot fail.
-_DATE = (
-    r"(?:(?!0000)[0-9]{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|1[0-9]|2[0-8]))"
-    r"|(?!0000)(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:[02468][048]|[13579][26])00)-02-29)"
-)
-_TIME = r"(?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9](?:\.[0-9]{1,6})?)?(?:Z|[+-](?:0[0-9]|1[0-4])(?::?[0-5][0-9])?)?"
-
-
-def _explain_date(value: str) -> str:
-    if re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:$|[T ][0-9]{2}:[0-9]{2})", value):
-        return "is an impossible date or time"
-    return "is not a date or time such as 2024-01-31 or 2024-01-31T23:59:59.999999Z"
-
-
-def _text_pattern(is_quoted: bool) -> str:
-    """Return a pattern of one piece of text in UTF-8 without NUL; unquoted, also without comma, quote and line break."""
-    ascii_class = r"[\x01-\x09\x0b-\x21\x23-\x7f]" if is_quoted else r"[\x01-\x09\x0b\x0c\x0e-\x21\x23-\x2b\x2d-\x7f]"
-    several_bytes = (
-        r"[\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]|[\xe1-\xec\xee\xef][\x80-\xbf]{2}|\xed[\x80-\x9f][\x80-\xbf]"
-        r"|\xf0[\x90-\xbf][\x80-\xbf]{2}|[\xf1-\xf3][\x80-\xbf]{3}|\xf4[\x80-\x8f][\x80-\xbf]{2}"
-    )
-    # Before Postgres 18 a line that is only \. ends COPY even inside quotes.
-    special = r'|""|\n(?!\\\.)' if is_quoted else ""
-    return f"(?:{ascii_class}++|{several_bytes}{special})"
-
-
-_TEXT = Format("", lambda value: "has a line that begins with \\." if "\n\\." in value else "cannot be read as text")
-_BOOLEAN = Format("(?:true|false|TRUE|FALSE|True|False|t|f|1|0)", lambda _: "is neither true nor false")
-_FORMATS = {
-    "smallint": _integer("smallint", 2**15 - 1),
-    "integer": _integer("integer", 2**31 - 1),
-    "bigint": _integer("bigint", 2**63 - 1),
-    "boolean": _BOOLEAN,
-    "text": _TEXT,
-    "date": Format(_DATE, _explain_date),
-    "timestamp with time zone": Format(f"{_DATE}(?:[T ]{_TIME})?", _explain_date),
-}
-
-
-def _format(table: Table, column: Column) -> Format:
-    if found := _FORMATS.get(column.type):
-        return found
-    if column.type.startswith("character varying"):
-        return _TEXT
-    if sized := re.fullmatch(r"numeric\((\d+),(\d+)\)", column.type):
-        return _numeric(int(sized[1]), int(sized[2]))
-    raise BadFileError(f"{table.source}.{column.name} has type {column.type}, which load_csv cannot load; add it to etl/load_csv.py")
-
-
-def _field_pattern(table: Table, column: Column) -> str:
-    of = _format(table, column)
-    some = "*+" if column.is_nullable else "++"
-    if of is _TEXT:
-        return f'(?:"{_text_pattern(True)}{some}"|{_text_pattern(False)}{some})'
-    return f'(?:{of.good}|"{of.good}"' + ('|"")?' if column.is_nullable else ")")
-
-
-def layout(table: Table, columns: tuple[Column, ...]) -> Layout:
-    """Return how a file with these columns, in this order, presents a table."""
-    record = ",".join(_field_pattern(table, column) for column in columns) + r"\r?\n"
-    return Layout(table, columns, re.compile(record.encode("latin-1")), re.compile(f"(?:{record})*+".encode("latin-1")))
-
-
-# --- Reading ---------------------------------------------------------------------------------------------------------------
-
-_RECORD = re.compile(rb'(?:(?:"(?:[^"]|"")*+"|[^",\r\n]*+)(?:,|(?=\r?\n)))++\r?\n')
-_FIELD = re.compile(rb'(?:"((?:[^"]|"")*+)"|([^",\r\n]*+))(?:,|\r?\n)')
-
-
-def scan(file: BinaryIO, of: Layout) -> Iterator[Span | BadRecord]:
-    """Yield what a file holds after its header, good records in spans and bad ones by themselves; blank lines are skipped.
-
-    A quote in the wrong place costs its own line only: reading goes on at the next line.
-    """
-    line, buffer, is_skipping, has_ended = 2, b"", False, False
-    while not has_ended:
-        block = file.read(BLOCK_BYTES)
-        has_ended = not block
-        buffer += block if block else b"\n" if buffer and not buffer.endswith(b"\n") else b""
-        position = 0
-        if is_skipping:
-            position = buffer.find(b"\n") + 1
-            if not position:
-                buffer = b""
-                continue
-            is_skipping, line = False, line + 1
-        while position < len(buffer):
-            matched = of.records.match(buffer, position)
-            end = matched.end() if matched else position
-            if end > position:
-                content = buffer[position:end]
-                yield Span(line, content)
-            elif not has_ended and len(buffer) - position < RECORD_BYTES:
-                # The record may go on in the next block.
-                break
-            else:
-                end = _end_of_bad(buffer, position, of)
-                content = buffer[position:end]
-                if content.strip(b"\r\n"):
-                    yield BadRecord(line, content)
-                is_skipping = not content.endswith(b"\n")
-            line += content.count(b"\n")
-            position = end
-        buffer = buffer[position:]
-
-
-def _end_of_bad(buffer: bytes, position: int, of: Layout) -> int:
-    record = _RECORD.match(buffer, position, position + RECORD_BYTES)
-    if record and len(_FIELD.findall(record[0])) == len(of.columns):
-        return record.end()
-    newline = buffer.find(b"\n", position)
-    return newline + 1 if newline >= 0 else len(buffer)
-
-
-def copyable(span: bytes, of: Layout) -> bytes:
-    """Return good records as COPY takes them: every record ends in a bare newline."""
-    if b"\r" not in span:
-        return span
-    if b'"' not in span:
-        return span.replace(b"\r\n", b"\n")
-    return b"".join(record[0].removesuffix(b"\n").removesuffix(b"\r") + b"\n" for record in of.record.finditer(span))
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """What is wrong with a record, in words; where one column is to blame, its name."""
-
-    reason: str
-    column: str | None = None
-    key: str | None = None
-
-
-def diagnose(content: bytes, of: Layout) -> Diagnosis:
-    """Say what is wrong with a record that the layout's pattern does not match."""
-    if len(content) > RECORD_BYTES or not content.endswith(b"\n"):
-        return Diagnosis(f"the line is longer than {RECORD_BYTES} bytes")
-    try:
-        content.decode()
-    except UnicodeDecodeError as error:
-        return Diagnosis(f"the line is not valid UTF-8: byte 0x{content[error.start]:02x} at byte {error.start + 1} of the line")
-    if b"\0" in content:
-        return Diagnosis("the line holds a NUL byte")
-    if _RECORD.fullmatch(content) is None:
-        if b'"' in content:
-            return Diagnosis("a quote stands in the wrong place or is never closed")
-        return Diagnosis("a carriage return stands in the middle of the line")
-    values = _values(content)
-    if len(values) != len(of.columns):
-        word = "missing" if len(values) < len(of.columns) else "too many"
-        return Diagnosis(f"fields are {word}: the line has {len(values)}, the header {len(of.columns)}")
-    problems: list[tuple[str, str]] = []
-    for column, value in zip(of.columns, values, strict=True):
-        form = _format(of.table, column)
-        if not value:
-            if not column.is_nullable:
-                problems.append((column.name, f"{column.name} is missing"))
-        elif form is _TEXT:
-            if "\n\\." in value:
-                problems.append((column.name, f"{column.name} {form.explain(value)}"))
-        elif not re.fullmatch(form.good, value):
-            problems.append((column.name, f"{column.name} {form.explain(value)}"))
-    if not problems:
-        return Diagnosis("the line cannot be read as CSV")
-    return Diagnosis("; ".join(words for _, words in problems), problems[0][0], _key(values, of))
-
-
-def _values(content: bytes) -> list[str]:
-    return [(quoted.replace(b'""', b'"') or plain).decode() for quoted, plain in _FIELD.findall(content)]
-
-
-def _key(values: list[str], of: Layout) -> str:
-    return mask_card_numbers(", ".join(values[of.names.index(name)] for name in of.table.key))
-
-
-# --- Card numbers ----------------------------------------------------------------------------------------------------------
-
-_DIGIT_GROUPS = re.compile(r"[0-9]+(?:[ -]{1,2}[0-9]+)*")
-
-
-def mask_card_numbers(text: str) -> str:
-    """Replace the digits of whatever may be a card number by stars.
-
-    That is 13 to 19 digits, perhaps in groups with spaces or dashes between them, whose check digit (Luhn, ISO/IEC 7812-1) is
-    right. Groups before and after it do not hide it.
-    """
-    return _DIGIT_GROUPS.sub(lambda run: _mask_run(run[0]), text)
-
-
-def _mask_run(run: str) -> str:
-    groups = [(group.start(), group.end()) for group in re.finditer("[0-9]+", run)]
-    masked = list(run)
-    for first, (start, _) in enumerate(groups):
-        for _, end in groups[first:]:
-            digits = re.sub("[ -]", "", run[start:end])
-            if len(digits) > 19:
-                break
-            if len(digits) >= 13 and _has_luhn_digit(digits):
-                masked[start:end] = re.sub("[0-9]", "*", run[start:end])
-    return "".join(masked)
-
-
-def _has_luhn_digit(digits: str) -> bool:
-    doubled = (sum(divmod(2 * int(digit), 10)) for digit in digits[-2::-2])
-    return (sum(map(int, digits[-1::-2])) + sum(doubled)) % 10 == 0
-
-
-def _reject(of: Layout, path: Path, line: int, content: bytes, why: Diagnosis) -> ops.Reject:
-    payload = content.rstrip(b"\r\n").decode(errors="backslashreplace").replace("\0", "\\x00")
-    return ops.Reject(of.table.name, str(path), why.reason, line, why.key, why.column, mask_card_numbers(payload)[:PAYLOAD_CHARACTERS])
 
 
 # --- The tables and the header ---------------------------------------------------------------------------------------------
@@ -443,14 +147,24 @@ _FOREIGN_KEYS = """
 """
 
 
+def _reject(of: Layout, path: Path, line: int, content: bytes, why: Diagnosis) -> ops.Reject:
+    payload = content.rstrip(b"\r\n").decode(errors="backslashreplace").replace("\0", "\\x00")
+    return ops.Reject(of.table.name, str(path), why.reason, line, why.key, why.column, mask_card_numbers(payload)[:PAYLOAD_CHARACTERS])
+
+
 class _Pieces:
-    """A file for psycopg2's COPY that reads from an iterator."""
+    """A file for psycopg2's COPY that reads from an iterator, and keeps what went wrong there, which psycopg2 would hide."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
+        self.error: BaseException | None = None
 
     def read(self, _size: int = -1) -> bytes:
-        return next(self._pieces, b"")
+        try:
+            return next(self._pieces, b"")
+        except BaseException as error:
+            self.error = error
+            raise
 
 
 class _Rejects:
@@ -485,13 +199,15 @@ class _Load:
     def __init__(self, session: connection, of: Layout, path: Path, file: BinaryIO, this: ops.Run) -> None:
         self.session, self.of, self.path, self.file = session, of, path, file
         self.body = file.tell()
+        self.staged = 0
+        self.malformed = 0
         self.rejects = _Rejects(this)
         self.target = sql.Identifier(of.table.schema, of.table.name)
         self.columns = _identifiers(of.names)
         self.same_key = sql.SQL(" AND ").join(sql.SQL("t.{0} = i.{0}").format(sql.Identifier(name)) for name in of.table.key)
 
-    def stage(self, advance: Callable[[int], None]) -> int:
-        """Copy the good records into the temporary table `incoming`; return how many rows came."""
+    def stage(self, advance: Callable[[int], None]) -> None:
+        """Copy the good records into the temporary table `incoming`."""
         with self.session, self.session.cursor() as cursor:
             cursor.execute("DROP TABLE IF EXISTS incoming, bad")
             # The ordinal counts good records in the order of the file.
@@ -501,20 +217,24 @@ class _Load:
                 )
             )
             cursor.execute("CREATE TEMPORARY TABLE bad (ordinal bigint, column_name text, reason text)")
-            cursor.copy_expert(
-                sql.SQL("COPY incoming ({0}) FROM STDIN WITH (FORMAT csv, ENCODING 'UTF8', FORCE_NULL ({0}))").format(self.columns),
-                _Pieces(self._good(advance)),  # type: ignore[arg-type]
-            )
-            staged = int(cursor.rowcount)
+            pieces = _Pieces(self._good(advance))
+            statement = sql.SQL("COPY incoming ({0}) FROM STDIN WITH (FORMAT csv, ENCODING 'UTF8', FORCE_NULL ({0}))")
+            try:
+                cursor.copy_expert(statement.format(self.columns), pieces)  # type: ignore[arg-type]
+            except psycopg2.Error:
+                if pieces.error:
+                    raise pieces.error from None
+                raise
+            self.staged = int(cursor.rowcount)
             # Nobody else analyses temporary tables, and without statistics joins with them become nested loops.
             cursor.execute("ANALYZE incoming")
-        return staged
 
     def _good(self, advance: Callable[[int], None]) -> Iterator[bytes]:
         for piece in scan(self.file, self.of):
             if isinstance(piece, Span):
                 yield copyable(piece.content, self.of)
             else:
+                self.malformed += 1
                 self.rejects.add(_reject(self.of, self.path, piece.line, piece.content, diagnose(piece.content, self.of)))
             advance(len(piece.content))
 
@@ -535,10 +255,7 @@ class _Load:
         )
 
     def _check_constraints(self, cursor: cursor) -> None:
-        cursor.execute(
-            _CHECKS,
-            (self.of.table.source,),
-        )
+        cursor.execute(_CHECKS, (self.of.table.source,))
         # Expressions come from the catalog, where the table's owner wrote them.
         checks = [(sql.SQL("({}) IS FALSE").format(sql.SQL(check)), words, column) for check, words, column in cursor.fetchall()]
         if checks:
@@ -552,10 +269,7 @@ class _Load:
             self._move(cursor, any_broken, columns, reasons)
 
     def _check_parents(self, cursor: cursor) -> None:
-        cursor.execute(
-            _FOREIGN_KEYS,
-            (self.of.table.source,),
-        )
+        cursor.execute(_FOREIGN_KEYS, (self.of.table.source,))
         for parent, columns, keys in cursor.fetchall():
             known = sql.SQL(" AND ").join(
                 sql.SQL("p.{} = i.{}").format(sql.Identifier(key), sql.Identifier(column))
@@ -609,7 +323,7 @@ class _Load:
             for record in self.of.record.finditer(span.content):
                 ordinal += 1
                 if wanted is not None and ordinal == wanted[0]:
-                    why = Diagnosis(wanted[2], wanted[1], _key(_values(record[0]), self.of))
+                    why = Diagnosis(wanted[2], wanted[1], key_of(values_of(record[0]), self.of))
                     self.rejects.add(_reject(self.of, self.path, line, record[0], why))
                     wanted = next(bad, None)
                 line += record[0].count(b"\n")
@@ -694,7 +408,7 @@ class _Load:
         return foreign_keys
 
 
-def load_file(path: Path, mode: Mode, this: ops.Run, progress: Progress | None = None) -> Loaded:
+def load_file(path: Path, mode: Mode, this: ops.Run) -> Loaded:
     """Load one file; all of it or, on an error, nothing.
 
     Parameters
@@ -712,37 +426,32 @@ def load_file(path: Path, mode: Mode, this: ops.Run, progress: Progress | None =
         When the header is wrong or no line is good; the table is unchanged.
     """
     started = time.monotonic()
-    report, step = _steps(progress, path)
     with path.open("rb") as file, _translated(path), _session() as session:
         of = recognise(read_header(file, path), source_columns(session), path)
-        with ops.writer(of.table.source, this):
-            load = _Load(session, of, path, file, this)
-            staged = load.stage(report)
-            in_file = staged + load.rejects.count
-            if staged:
+        load = _Load(session, of, path, file, this)
+        with ops.writer(of.table.source, this), _steps(path) as (advance, step):
+            load.stage(advance)
+            if load.staged:
                 step("checking")
                 load.check()
             load.rejects.flush()
+            in_file, rejected, first = load.staged + load.malformed, load.rejects.count, load.rejects.first
             if not in_file:
                 raise BadFileError(f"{path} holds no rows below its header; nothing was changed")
-            if load.rejects.count == in_file:
-                first = load.rejects.first
+            if first and rejected == in_file:
                 raise BadFileError(
-                    f"{path}: all {in_file} lines are bad, nothing was changed; the first, line {first and first.line}: "
-                    f"{first and first.reason}; see ops.rejects, correct the file and load it again"
+                    f"{path}: all {in_file} lines are bad, nothing was changed; the first, line {first.line}: {first.reason}; "
+                    "see ops.rejects, correct the file and load it again"
                 )
-            step(f"writing {of.table.name}")
-            inserted, updated = load.write(mode, in_file - load.rejects.count)
-    loaded = Loaded(path, of.table.name, in_file, inserted, updated, load.rejects.count, time.monotonic() - started)
+            step("writing")
+            inserted, updated = load.write(mode, in_file - rejected)
+    loaded = Loaded(path, of.table.name, in_file, inserted, updated, rejected, time.monotonic() - started)
     logger.info(
         "loaded", file=str(path), table=loaded.table, rows=loaded.rows, inserted=inserted, updated=updated,
-        unchanged=loaded.unchanged, rejected=loaded.rejected, seconds=round(loaded.seconds, 1),
+        unchanged=loaded.unchanged, rejected=rejected, seconds=round(loaded.seconds, 1),
     )  # fmt: skip
-    if loaded.rejected:
-        logger.warning(
-            "bad lines are in ops.rejects", file=str(path), count=loaded.rejected,
-            first_line=load.rejects.first and load.rejects.first.line, reason=load.rejects.first and load.rejects.first.reason,
-        )  # fmt: skip
+    if first:
+        logger.warning("bad lines are in ops.rejects", file=str(path), count=rejected, first_line=first.line, reason=first.reason)
     return loaded
 
 
@@ -776,15 +485,17 @@ def _translated(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _steps(progress: Progress | None, path: Path) -> tuple[Callable[[int], None], Callable[[str], None]]:
-    if progress is None:
-        return lambda _: None, lambda _: None
-    task: TaskID = progress.add_task(f"{path.name}: reading", total=path.stat().st_size)
+@contextmanager
+def _steps(path: Path) -> Iterator[tuple[Callable[[int], None], Callable[[str], None]]]:
+    """Show on a terminal how many bytes are read, then which step runs."""
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as progress:
+        task = progress.add_task(f"{path.name}: reading", total=path.stat().st_size)
 
-    def step(words: str) -> None:
-        progress.update(task, description=f"{path.name}: {words}", total=None)
+        def step(words: str) -> None:
+            progress.update(task, description=f"{path.name}: {words}", total=None)
 
-    return lambda count: progress.advance(task, count), step
+        yield lambda count: progress.advance(task, count), step
 
 
 def load_files(paths: list[Path], mode: Mode) -> list[Loaded]:
@@ -793,12 +504,8 @@ def load_files(paths: list[Path], mode: Mode) -> list[Loaded]:
     Every header is read before anything is loaded. A file that fails ends the run; files before it stay loaded.
     """
     ordered = sorted(paths, key=lambda path: list(declared_tables()).index(_table_of(path)))
-    progress = Progress(
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn(),
-        console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True,
-    )  # fmt: skip
-    with ops.run(f"load_csv {mode}") as this, progress:
-        return [load_file(path, mode, this, progress) for path in ordered]
+    with ops.run(f"load_csv {mode}") as this:
+        return [load_file(path, mode, this) for path in ordered]
 
 
 def _table_of(path: Path) -> str:

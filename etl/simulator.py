@@ -185,7 +185,13 @@ def _names(locale: str, seed: int) -> _Names:
     def pool(make: Callable[[], str]) -> list[str]:
         return list(dict.fromkeys(make() for _ in range(NAMES_OF_A_KIND)))
 
-    return _Names(pool(faker.first_name), pool(faker.last_name), pool(faker.company), pool(faker.city))
+    def city() -> str:
+        if locale != "it_IT":
+            return faker.city()
+        # Faker keeps Italian cities in a set, whose order changes with every process; "00100, Roma (RM)" comes from a dictionary.
+        return faker.postcode_city_province().split(", ", 1)[1].rsplit(" (", 1)[0]
+
+    return _Names(pool(faker.first_name), pool(faker.last_name), pool(faker.company), pool(city))
 
 
 def _ascii(text: str) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import datetime as dt
-import io
 import os
 import re
 import signal
@@ -16,29 +14,16 @@ from pathlib import Path
 
 import psycopg2
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from etl import load_csv
 from etl.errors import BusyError
-from etl.load_csv import BadFileError, BadRecord, Column, Span, load_files, mask_card_numbers
+from etl.load_csv import BadFileError, load_files
 from etl.ops import run, writer
 from etl.settings import ROOT
-from etl.tables import declared_tables
 from tests.postgres import rows
 
 HEADER = "transaction_id,customer_id,terminal_id,transacted_at,amount,currency,channel,device\n"
 GOOD = "1,1,7,2018-04-01T00:00:31Z,57.16,EUR,chip,card\n"
-COLUMNS = (
-    Column("transaction_id", "bigint", False),
-    Column("customer_id", "bigint", False),
-    Column("terminal_id", "bigint", False),
-    Column("transacted_at", "timestamp with time zone", False),
-    Column("amount", "numeric(12,2)", False),
-    Column("currency", "text", False),
-    Column("channel", "text", False),
-    Column("device", "text", True),
-)
 
 
 @pytest.fixture
@@ -366,6 +351,16 @@ def test_killed_at_any_moment_all_or_nothing_is_loaded_and_running_again_complet
     assert rows("SELECT count(*) FROM pg_constraint WHERE conrelid = 'bank.transactions'::regclass AND contype = 'f'") == [(2,)]
 
 
+def test_interrupted_it_says_so_and_loads_nothing(parents: None, tmp_path: Path) -> None:
+    path = write(tmp_path, HEADER + "".join(f"{number},1,7,2018-04-01,1,EUR,chip,\n" for number in range(400_000)))
+    loader = subprocess.Popen([sys.executable, "-m", "etl.load_csv", "full", str(path)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    wait_for_load(0)
+    loader.send_signal(signal.SIGINT)
+    _, told = loader.communicate()
+    assert (loader.returncode, ids()) == (130, [])
+    assert "run the same command again" in told
+
+
 def wait_for_load(step: int) -> None:
     """Wait until the loader is at work in Postgres, then a little longer with each step."""
     deadline = time.monotonic() + 30
@@ -375,99 +370,3 @@ def wait_for_load(step: int) -> None:
             return
         time.sleep(0.02)
     raise AssertionError("the loader did not begin")
-
-
-# --- Patterns --------------------------------------------------------------------------------------------------------------
-
-
-@given(st.sampled_from([2**15 - 1, 2**31 - 1, 2**63 - 1, 10, 190]), st.integers(0, 2**64))
-def test_the_pattern_of_whole_numbers_accepts_exactly_those_up_to_the_limit(limit: int, number: int) -> None:
-    pattern = re.compile(load_csv._at_most(limit))
-    for candidate in (number, number % (limit + 1), limit, limit + 1, limit - 1):
-        assert bool(pattern.fullmatch(str(candidate))) == (candidate <= limit)
-
-
-def test_the_pattern_of_dates_accepts_exactly_those_that_exist() -> None:
-    pattern = re.compile(load_csv._DATE)
-    for year in [*range(1, 420), *range(1890, 2110), 9996, 9999]:
-        for month in range(14):
-            for day in range(33):
-                text = f"{year:04}-{month:02}-{day:02}"
-                try:
-                    dt.date(year, month, day)
-                    exists = True
-                except ValueError:
-                    exists = False
-                assert bool(pattern.fullmatch(text)) == exists, text
-
-
-@given(st.binary(max_size=6) | st.text(max_size=4).map(lambda text: text.encode(errors="surrogatepass")))
-def test_the_pattern_of_text_accepts_exactly_utf8_without_nul(content: bytes) -> None:
-    pattern = re.compile(f"(?:{load_csv._text_pattern(True)})*+".encode("latin-1"))
-    try:
-        is_text = "\0" not in content.decode()
-    except UnicodeDecodeError:
-        is_text = False
-    assert bool(pattern.fullmatch(content.replace(b'"', b'""'))) == (is_text and b"\n\\." not in content)
-
-
-@given(
-    st.lists(
-        st.one_of(
-            st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=8).filter(
-                lambda text: "\n\\." not in text
-            ),
-            st.sampled_from([b"1,2", b'1,1,7,2018-04-01,1,EUR,chip,a"b', b"caf\xe9", b"x,1,7,2018-04-01,1,EUR,chip,"]),
-        ),
-        max_size=12,
-    ),
-    st.integers(1, 60),
-    st.sampled_from(["\n", "\r\n"]),
-)
-def test_reading_does_not_depend_on_the_size_of_blocks(lines: list[str | bytes], block: int, ending: str) -> None:
-    of = load_csv.layout(declared_tables()["transactions"], COLUMNS)
-    content, expected_good, expected_bad, line = b"", [], [], 2
-    for number, entry in enumerate(lines):
-        if isinstance(entry, bytes):
-            record = entry + ending.encode()
-            expected_bad.append((line, record))
-        else:
-            text = io.StringIO()
-            csv.writer(text, lineterminator=ending).writerow([number, 1, 7, "2018-04-01", "1", "EUR", "chip", entry])
-            record = text.getvalue().encode()
-            expected_good.append((str(number), entry))
-        content += record
-        line += record.count(b"\n")
-    original = load_csv.BLOCK_BYTES
-    load_csv.BLOCK_BYTES = block
-    try:
-        pieces = list(load_csv.scan(io.BytesIO(content), of))
-    finally:
-        load_csv.BLOCK_BYTES = original
-    good = b"".join(load_csv.copyable(piece.content, of) for piece in pieces if isinstance(piece, Span))
-    parsed = [(row[0], row[7]) for row in csv.reader(io.StringIO(good.decode(), newline=""), lineterminator="\n")]
-    assert parsed == expected_good
-    assert [(piece.line, piece.content) for piece in pieces if isinstance(piece, BadRecord)] == expected_bad
-    assert all(load_csv.diagnose(piece.content, of).reason for piece in pieces if isinstance(piece, BadRecord))
-
-
-# --- Card numbers ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "masked"),
-    [
-        ("4111111111111111", "****************"),
-        ("pay 4111-1111-1111-1111 now", "pay ****-****-****-**** now"),
-        ("4111 1111 1111 1111", "**** **** **** ****"),
-        ("id 12 4111 1111 1111 1111 99", "id 12 **** **** **** **** 99"),
-        ("378282246310005", "***************"),
-        ("4222222222222", "*************"),
-        ("6304000000000000000", "*******************"),
-        ("4111111111111112", "4111111111111112"),
-        ("1,596,3156,2018-04-01T00:00:31Z,57.16", "1,596,3156,2018-04-01T00:00:31Z,57.16"),
-        ("123456789012", "123456789012"),
-    ],
-)
-def test_card_numbers_are_masked_and_nothing_else(text: str, masked: str) -> None:
-    assert mask_card_numbers(text) == masked

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
+import os
+import subprocess
+import sys
 from decimal import Decimal
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from etl import handbook_file, simulator
 from etl.errors import RefusedError
 from etl.handbook_file import InputError
 from etl.load_csv import load_files
+from etl.settings import ROOT
 from etl.simulator import Simulation, customer_details, terminal_details, transaction_details
 from tests.postgres import rows
 
@@ -46,6 +50,25 @@ def test_same_seed_gives_the_same_files_whatever_the_size_of_the_pieces(tmp_path
     for name, days_at_once in (("a", None), ("b", 1), ("c", 7)):
         simulator.write(SMALL, tmp_path / name, days_at_once=days_at_once)
     assert files(tmp_path / "a") == files(tmp_path / "b") == files(tmp_path / "c")
+
+
+def test_another_process_gives_the_same_names() -> None:
+    program = (
+        "import numpy, hashlib; from etl import simulator as s; ids = numpy.arange(3000);"
+        "print(hashlib.sha256(repr((s.customer_details(ids).to_pylist(), s.terminal_details(ids).to_pylist())).encode()).hexdigest())"
+    )
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(printed) == 1
 
 
 def test_another_seed_gives_other_transactions() -> None:
