@@ -20,6 +20,10 @@ COMMENT 'Point-in-time features, one row per transaction'
 TBLPROPERTIES (
     'format-version' = '2',
     'write.distribution-mode' = 'hash',
+    -- One open file for each day of a task costs less than sorting wide rows.
+    'write.spark.fanout.enabled' = 'true',
+    -- Most features have more values than a dictionary of use; a small one gives up early.
+    'write.parquet.dict-size-bytes' = '65536',
     'write.parquet.compression-codec' = 'zstd',
     'write.metadata.delete-after-commit.enabled' = 'true',
     'write.metadata.previous-versions-max' = '20'
