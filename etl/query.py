@@ -25,14 +25,14 @@ def show(columns: list[str], rows: list[tuple[Any, ...]], form: str) -> None:
         for row in rows:
             print(json.dumps(dict(zip(columns, row, strict=True)), default=str, ensure_ascii=False))
     else:
-        from rich.console import Console
         from rich.table import Table
+
+        from etl.screens import console
 
         table = Table(*columns)
         for row in rows:
             table.add_row(*("" if value is None else str(value) for value in row))
-        console = Console(width=None if sys.stdout.isatty() else 240)
-        console.print(table)
+        console().print(table)
 
 
 def run(hive: Session, statement: str, form: str) -> None:

@@ -62,8 +62,6 @@ class Settings(BaseSettings):
     loads_memory: str = Field("1g", description="heap of the loads server, as Java writes it")
     readers_memory: str = Field("640m", description="heap of the readers server, as Java writes it")
 
-    mlflow_artifacts: str = Field("", description="where MLflow keeps models, an URI; empty: a folder of data_dir")
-
     lag_seconds: float = Field(5.0, ge=0, description="how far next_from stays behind the horizon, seconds")
     max_deleted_share: float = Field(0.01, ge=0, le=1, description="share of a table's keys that a sweep may delete")
     extract_streams: int = Field(2, ge=1, description="parallel COPY streams of an extract")
@@ -96,11 +94,6 @@ class Settings(BaseSettings):
     def mlflow_tracking_uri(self) -> str:
         """Address of MLflow's store; the password comes from the pgpass file (PGPASSFILE)."""
         return f"postgresql+psycopg2://mlflow@{self.postgres_host}:{self.port('postgres')}/mlflow"
-
-    @property
-    def mlflow_artifacts_uri(self) -> str:
-        """Where MLflow keeps models and plots."""
-        return self.mlflow_artifacts or (self.data_dir / "mlflow").as_uri()
 
     @property
     def webhdfs_url(self) -> str:

@@ -15,11 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
-from rich.console import Console
 from rich.table import Table
 
 from etl.errors import BusyError, RefusedError, UnavailableError, WarehouseError
 from etl.log import logger, run_main
+from etl.screens import console
 from etl.settings import settings
 from etl.stack import configuration, jars, machine, postgres, supervision
 from etl.stack.servers import Server, all_servers, hadoop_java, metastore_environment, metastore_java
@@ -298,7 +298,7 @@ def status() -> int:
         table.add_row(server.name, state, str(pid or ""), f"{memory / 2**20:,.0f} MB" if pid else "", addresses)
     table.add_section()
     table.add_row("all", "up" if all_up else "not all up", "", f"{total / 2**20:,.0f} MB", f"data: {settings().data_dir}")
-    Console().print(table)
+    console().print(table)
     for line in fences():
         print(line)
     return 0 if all_up else 1

@@ -232,7 +232,7 @@ def all_servers() -> dict[str, Server]:
                 "--backend-store-uri",
                 here.mlflow_tracking_uri,
                 "--default-artifact-root",
-                here.mlflow_artifacts_uri,
+                here.models_path or (here.data_dir / "mlflow").as_uri(),
             ],
             {"mlflow": here.port("mlflow")},
             _listens(here.port("mlflow")),
