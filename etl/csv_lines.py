@@ -6,6 +6,7 @@ COPY cannot refuse. Where it stops, a line is bad, and only then is that line ta
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -141,6 +142,7 @@ _FORMATS = {
 }
 
 
+@functools.cache
 def _format(table: Table, column: Column) -> Format:
     if found := _FORMATS.get(column.type):
         return found
