@@ -722,8 +722,10 @@ def main() -> int:
     arguments = vars(parser.parse_args())
     out = arguments.pop("out")
     of = Simulation(**arguments)
-    if not 0 <= of.incremental_days < of.days or min(of.customers, of.terminals) < 10 or of.stream_days < 0 or of.report_spread_days < 0:
-        raise RefusedError("needed are at least 10 customers and terminals, a full day before the increments, and no negative numbers")
+    if not 0 <= of.incremental_days < of.days:
+        raise RefusedError(f"--incremental-days {of.incremental_days} leaves no day for the full load of --days {of.days}; give fewer")
+    if min(of.customers, of.terminals) < 10 or min(of.stream_days, of.report_spread_days) < 0:
+        raise RefusedError("at least 10 customers and 10 terminals are needed, and no number may be negative; correct the options")
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as progress:
         written = write(of, out, progress)
     logger.info("simulated", folder=str(out), **vars(written))
