@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from etl.columns import Column, content_hash
+from etl.columns import Column, content_hash, hash_expression
 from etl.errors import BusyError, RefusedError, WarehouseError
 from etl.log import logger
 from etl.settings import ROOT, settings
@@ -457,6 +457,7 @@ def _differences(hive: Session, ready: Sequence[Batch], added: Sequence[int]) ->
         (int(at), str(part)): (int(rows), str(content))
         for at, part, rows, content in hive.run_file(
             f"{TEMPLATES}/checksum.hql.j2",
+            content_hash=content_hash("spark", "row_hash"),
             batches=[
                 {
                     "position": at,
@@ -465,7 +466,7 @@ def _differences(hive: Session, ready: Sequence[Batch], added: Sequence[int]) ->
                     # both got theirs, at least one sees the other's here.
                     "other": hive_name(ready[at].table, "full" if ready[at].kind == "deletes" else "deletes"),
                     "batch": ready[at].number,
-                    "content_hash": content_hash("spark", ready[at].columns),
+                    "row_hash": hash_expression("spark", ready[at].columns),
                 }
                 for at in added
             ],

@@ -245,12 +245,21 @@ def hash_expression(dialect: Dialect, columns: Sequence[Column], alias: str | di
     return f"CAST('0x' || substr(md5({text}), 1, 15) AS BIGINT)"
 
 
-def content_hash(dialect: Dialect, columns: Sequence[Column], alias: str | dict[str, str] = "") -> str:
-    """Return the aggregate that folds row hashes into the order-independent hash of their set: their sum."""
-    row = hash_expression(dialect, columns, alias)
+def content_hash(dialect: Dialect, row_hash: str, only: str = "") -> str:
+    """Return the aggregate that folds row hashes into the order-independent hash of their set: their sum, as text.
+
+    Parameters
+    ----------
+    row_hash
+        The row hash or, in Spark, the column of a subquery that holds it: java_method, which reads the bits of a float,
+        may not stand inside an aggregate.
+    only
+        A predicate; other rows are left out.
+    """
+    condition = f" FILTER (WHERE {only})" if only else ""
     if dialect == "spark":
-        return f"coalesce(CAST(sum(CAST({row} AS DECIMAL(20,0))) AS STRING), '0')"
-    return f"coalesce(sum({row}), 0)::{'text' if dialect == 'postgres' else 'varchar'}"
+        return f"coalesce(CAST(sum(CAST({row_hash} AS DECIMAL(20,0))){condition} AS STRING), '0')"
+    return f"coalesce(sum({row_hash}){condition}, 0)::{'text' if dialect == 'postgres' else 'varchar'}"
 
 
 def key_expression(dialect: Dialect, key: Sequence[str], alias: str = "", separator: str = "','") -> str:

@@ -59,9 +59,11 @@ class View:
 
     def groups(self, part: str, columns: Sequence[Column], more: str = "") -> dict[str, Group]:
         """Return rows and content hash by part."""
+        # The inner SELECT is for Spark, where a float's hash may not stand inside an aggregate.
         statement = (
-            f"SELECT {self._text(part)}, count(*), {content_hash(self.dialect, columns, self._alias(columns))} "
-            f"FROM {self.relation} WHERE {self.condition}{more} GROUP BY 1"
+            f"SELECT part, count(*), {content_hash(self.dialect, 'row_hash')} FROM (SELECT {self._text(part)} AS part, "
+            f"{hash_expression(self.dialect, columns, self._alias(columns))} AS row_hash "
+            f"FROM {self.relation} WHERE {self.condition}{more}) AS hashed GROUP BY part"
         )
         return {str(row[0]): Group(int(row[1]), str(row[2])) for row in self.run(statement)}
 

@@ -21,6 +21,7 @@ from etl.columns import (
     cannot_be_held,
     content_hash,
     drift,
+    hash_expression,
     is_rejected,
     key_expression,
     quoted,
@@ -212,8 +213,7 @@ def count(source: Source, part: Part) -> Counted:
     """Count and hash a part in the source, under the snapshot that the streams read."""
     columns = part.source.columns
     rejected = is_rejected(columns)
-    only = "" if rejected == "false" else f" FILTER (WHERE NOT {rejected})"
-    total = content_hash("postgres", columns).replace("), 0)::text", f"){only}, 0)::text")
+    total = content_hash("postgres", hash_expression("postgres", columns), "" if rejected == "false" else f"NOT {rejected}")
     ((rows, refused, content),) = source.rows(
         f"SELECT count(*), count(*) FILTER (WHERE {rejected}), {total} FROM {part.source.relation} WHERE {part.predicate}"
     )

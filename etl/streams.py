@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from etl.columns import Column, arrow_type, content_hash
+from etl.columns import Column, arrow_type, content_hash, hash_expression
 from etl.settings import settings
 from etl.source import DATABASE, SESSION_SETTINGS, Snapshot, SourceTable
 from etl.storage import storage
@@ -26,6 +26,7 @@ FILE_BYTES = 48 * 1024 * 1024
 PAGES_PER_SPLIT = 1000
 # How many ranges are kept while a batch is read, and how many the manifest holds.
 RANGES_KEPT, RANGES_WRITTEN = 4096, 64
+DELTA_KINDS = ("integer", "timestamptz", "timestamp", "date")
 ARROW_BATCH_BYTES = 8 * 1024 * 1024
 
 
@@ -169,8 +170,10 @@ def write(batches: Iterator[pa.RecordBatch], columns: Sequence[Column], key: Seq
                 schema,
                 compression="zstd",
                 compression_level=1,
-                # Keys and times hardly repeat; a dictionary of them is built only to be thrown away.
+                # Whole numbers and times as differences: a third smaller than plain, and quicker to write. A dictionary
+                # of values that hardly repeat would be built only to be thrown away.
                 use_dictionary=[column.name for column in columns if column.kind == "text"],
+                column_encoding={column.name: "DELTA_BINARY_PACKED" for column in columns if column.kind in DELTA_KINDS},
                 # As Spark writes them, and faster to read than fixed-length bytes.
                 store_decimal_as_integer=True,
                 store_schema=False,
@@ -268,5 +271,6 @@ def hash_of(file: bytes, columns: Sequence[Column]) -> tuple[int, int]:
     with duckdb.connect() as session:
         session.execute("SET TimeZone = 'UTC'")
         session.register("rows", rows)
-        count, total = session.execute(f"SELECT count(*), {content_hash('duckdb', columns)} FROM rows").fetchall()[0]
-    return int(count), int(total)
+        total = content_hash("duckdb", hash_expression("duckdb", columns))
+        count, found = session.execute(f"SELECT count(*), {total} FROM rows").fetchall()[0]
+    return int(count), int(found)
