@@ -29,6 +29,7 @@ from etl.columns import (
 )
 from etl.databases import opened
 from etl.errors import RefusedError, WarehouseError
+from etl.faults import named_faults
 from etl.log import logger, run_main
 from etl.settings import settings
 from etl.source import Previous, Snapshot, Source, SourceTable, snapshot
@@ -75,6 +76,7 @@ class Copy:
     pieces: list[Future[tuple[streams.Part, int, int]]] = field(default_factory=list)
 
 
+@named_faults()
 def extract(
     tables: Sequence[Table],
     kind: str,
@@ -137,7 +139,7 @@ def extract(
                 return []
         copier = stack.enter_context(Copier(source.snapshot))
         numbers = batches.next_numbers(hive, [states[part.table.name] for part in parts])
-        copies = [copier.start(part, numbers[part.table.name], kind, run.run_id) for part in parts]
+        copies = [copier.start(part, numbers[part.table.name], kind, run.run_id, splits(source, part, kind)) for part in parts]
         ready = []
         for copy in copies:
             name = copy.part.table.name
@@ -220,6 +222,20 @@ def count(source: Source, part: Part) -> Counted:
     return Counted(rows - refused, refused, content)
 
 
+def splits(source: Source, part: Part, kind: str) -> list[str]:
+    """Return the predicates by which streams share a part; an increment is read by one stream, in the order of its keys."""
+    table, count_of_streams = part.table, settings().extract_streams
+    if kind != "full":
+        return ["true"]
+    if table.split == "ctid":
+        return streams.splits(part.source, count_of_streams)
+    if table.split != "key" or len(table.key) != 1 or part.source.column(table.key[0]).kind != "integer":
+        raise RefusedError(f"etl/tables.yaml splits {table.name} by {table.split!r}; write ctid, or key where the key is one whole number")
+    key = quoted("postgres", table.key[0])
+    ((low, high),) = source.rows(f"SELECT min({key}), max({key}) FROM {part.source.relation}")
+    return streams.key_splits(key, low, high, count_of_streams)
+
+
 class Copier:
     """Streams that copy parts of one snapshot into HDFS and read them back, a few at a time."""
 
@@ -238,24 +254,23 @@ class Copier:
         for stream in self._idle:
             stream.__exit__()
 
-    def start(self, part: Part, number: int, kind: str, run_id: str) -> Copy:
-        """Begin to copy a part into the folder of its batch."""
+    def start(self, part: Part, number: int, kind: str, run_id: str, splits: Sequence[str]) -> Copy:
+        """Begin to copy a part into the folder of its batch, one file or more for each split."""
         folder = f"{batches.root(part.table.name, kind)}/{number}-{run_id}"
         copy = Copy(part, number, folder, time.monotonic())
-        for at, split in enumerate(self._splits(part) if kind == "full" else ["true"]):
+        for at, split in enumerate(splits):
             query = copy_query(part, split, is_sorted=kind != "full")
             copy.pieces.append(self._executor.submit(self._piece, part, query, folder, f"part-{at:02d}"))
         return copy
-
-    def _splits(self, part: Part) -> list[str]:
-        return streams.splits(part.source, settings().extract_streams)
 
     def _piece(self, part: Part, query: str, folder: str, prefix: str) -> tuple[streams.Part, int, int]:
         stream = self._idle.pop() if self._idle else streams.Stream(self._snapshot)
         try:
             written = streams.write(self._until_stopped(stream.batches(query)), part.source.columns, part.table.key, folder, prefix)
-        finally:
-            self._idle.append(stream)
+        except BaseException:
+            stream.__exit__()
+            raise
+        self._idle.append(stream)
         rows = total = 0
         for file in written.files:
             file_rows, file_total = streams.read_back(f"{folder}/{file['name']}", part.source.columns)

@@ -20,6 +20,7 @@ from etl.compare import Group, Rows, View, differing_rows, is_whole_number, key_
 from etl.core import Mark
 from etl.databases import opened
 from etl.errors import ReconciliationError, RefusedError
+from etl.faults import named_faults
 from etl.log import logger, run_main
 from etl.source import Source, snapshot
 from etl.sql_server import Session
@@ -94,6 +95,7 @@ class Result:
         return [part for part in self.parts if part.difference]
 
 
+@named_faults()
 def reconcile(tables: Sequence[Table], run: ops.Run, hive: Session) -> list[Result]:
     """Compare tables and record the result in `ops.reconciliations`.
 

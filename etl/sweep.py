@@ -17,6 +17,7 @@ from etl.columns import Column, arrow_type, quoted
 from etl.compare import View, differing_rows, is_whole_number, key_part
 from etl.errors import RefusedError, WarehouseError
 from etl.extract import publish
+from etl.faults import named_faults
 from etl.log import logger
 from etl.settings import settings
 from etl.source import Source, snapshot
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 KEY_KINDS = ("integer", "text", "uuid", "decimal", "date", "timestamptz", "timestamp")
 
 
+@named_faults()
 def sweep(tables: Sequence[Table], run: ops.Run, hive: Session, *, force: bool = False) -> list[Batch]:
     """Publish the keys of rows that are gone from the source.
 

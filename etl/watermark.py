@@ -14,6 +14,7 @@ from etl import batches, core, ops, sql_server
 from etl.batches import Batch
 from etl.databases import opened
 from etl.errors import RefusedError
+from etl.faults import named_faults
 from etl.log import logger
 from etl.sql_server import Session
 from etl.tables import Table
@@ -41,6 +42,7 @@ class Watermark:
     mark: int
 
 
+@named_faults()
 def watermarks(hive: Session, tables: Sequence[Table]) -> list[Watermark]:
     """Return the watermarks of tables."""
     states = batches.published(hive, tables)
@@ -57,6 +59,7 @@ def watermarks(hive: Session, tables: Sequence[Table]) -> list[Watermark]:
     ]
 
 
+@named_faults()
 def rewind(hive: Session, table: Table, to: int, run: ops.Run, *, force: bool = False) -> list[Batch]:
     """Drop the batches of a table that follow batch `to`; returns them, newest first.
 
