@@ -169,21 +169,12 @@ _CUSTOMER = (
         "double",
         "Amount less the customer's mean, in standard deviations, over 90 days before (0 without history).",
     ),
-    Feature(
-        "amount_rank",
-        "double",
-        "Share of the customer's amounts in the 90 days before that were lower (0 without history).",
-    ),
-    Feature(
-        "is_unusual_amount",
-        "int",
-        "1 if the amount is above 2.5 times the customer's median of 90 days, given at least 3 transactions; else 0.",
-    ),
     *(
         Feature(
             f"customer_unusual_amounts_{days}d",
             "int",
-            f"Unusual amounts of the customer in the last {_days(days)} before this transaction.",
+            f"Unusual amounts of the customer (above 2.5 times the median of the 90 days before, given 3 transactions) in the last "
+            f"{_days(days)} before this transaction.",
         )
         for days in (1, 3, 7, 14)
     ),
@@ -199,48 +190,13 @@ _CUSTOMER = (
         "Days since the customer's last suspicious amount (unusual, and known as fraud or too recent to be known) in "
         "the last 28 days (28 if none).",
     ),
-    Feature(
-        "customer_known_frauds_21d",
-        "int",
-        "Known frauds of the customer in the 21 days that ended 7 days ago.",
-    ),
-    Feature(
-        "hours_since_customer_transaction",
-        "double",
-        "Hours since the customer's last transaction (2,160 if none in 90 days).",
-    ),
-    Feature(
-        "customer_visits_to_terminal_90d",
-        "int",
-        "Transactions of the customer at this terminal in the last 90 days before this one; 0 is a new terminal.",
-    ),
 )
 
 _TERMINAL = (
     Feature(
-        "terminal_unusual_amounts_7d",
-        "int",
-        "Amounts at the terminal that were unusual for their customers, in the last 7 days before this transaction.",
-    ),
-    Feature(
         "terminal_usual_frauds_7d",
         "int",
         "Known frauds of usual amount at the terminal in the 7 days that ended 7 days ago.",
-    ),
-    Feature(
-        "terminal_usual_frauds_30d",
-        "int",
-        "Known frauds of usual amount at the terminal in the 30 days that ended 7 days ago.",
-    ),
-    Feature(
-        "terminal_days_since_first_fraud",
-        "double",
-        "Days since the terminal's first known fraud of usual amount in the last 37 days (37 if none).",
-    ),
-    Feature(
-        "terminal_days_since_last_fraud",
-        "double",
-        "Days since the terminal's last known fraud of usual amount in the last 37 days (37 if none).",
     ),
     Feature(
         "terminal_fraud_run",
@@ -310,10 +266,12 @@ INPUT_SCHEMA = pa.schema(
 CUSTOMER_SCHEMA = pa.schema(
     [
         *((name, pa.int64()) for name in (*_KEYS, "known_at")),
+        ("is_unusual_amount", pa.bool_()),
         *((feature.name, feature.arrow_type) for feature in _FROM_CUSTOMER),
     ]
 )
-"""What pass 1 writes and pass 2 reads; known_at is when a fraud becomes known (far in the future if it is none)."""
+"""What pass 1 writes and pass 2 reads: known_at is when a fraud becomes known (far in the future if it is none), an
+amount is unusual by `UNUSUAL_HALVES` and `UNUSUAL_MIN_HISTORY`."""
 
 FEATURE_SCHEMA = pa.schema(
     [
@@ -431,17 +389,9 @@ def _share(part: npt.NDArray[Any], whole: npt.NDArray[Any], default: float) -> n
     return np.divide(part, whole, out=np.full(len(part), default), where=whole != 0)
 
 
-def _order_statistics(line: _Timeline, amount: Ints, left: Ints, right: Ints) -> tuple[Ints, Ints]:
-    """Median and rank of each row's amount among the rows [left, right) of its group.
-
-    Returns
-    -------
-    median
-        The lower median in cents, 0 for an empty window.
-    lower
-        How many amounts of the window are lower than the row's own.
-    """
-    median, lower = np.empty(line.rows, np.int64), np.empty(line.rows, np.int64)
+def _medians(line: _Timeline, amount: Ints, left: Ints, right: Ints) -> Ints:
+    """For each row, the lower median amount (cents) of the rows [left, right) of its group; 0 if there are none."""
+    median = np.empty(line.rows, np.int64)
     begin = 0
     while begin < line.rows:
         # Whole groups, as many as the processor's cache holds: twice as fast as all at once.
@@ -451,63 +401,48 @@ def _order_statistics(line: _Timeline, amount: Ints, left: Ints, right: Ints) ->
             if end <= begin:
                 end = int(np.searchsorted(line.group_start, begin, side="right"))
         part = slice(begin, min(end, line.rows))
-        median[part], lower[part] = _wavelet(line.group_start[part] - begin, amount[part], left[part] - begin, right[part] - begin)
+        median[part] = _wavelet(line.group_start[part] - begin, amount[part], left[part] - begin, right[part] - begin)
         begin = part.stop
-    return median, lower
+    return median
 
 
 _CACHED_ROWS = 50_000
 
 
-def _wavelet(group_start: Ints, amount: Ints, left: Ints, right: Ints) -> tuple[Ints, Ints]:
-    """`_order_statistics` of some groups by a wavelet matrix over each amount's rank within its group.
+def _wavelet(group_start: Ints, amount: Ints, left: Ints, right: Ints) -> Ints:
+    """`_medians` of some groups by a wavelet matrix over each amount's rank within its group.
 
     One step per bit of the largest group, so n log n in rows whatever the windows hold.
     """
     rows = len(amount)
-    here = np.arange(rows)
     lowest, highest = int(amount.min()), int(amount.max())
     if (highest - lowest + 1) * rows < 2**62:
         # The order of equal amounts does not matter, so the fastest sort will do.
         by_amount = np.argsort(group_start * (highest - lowest + 1) + (amount - lowest))
     else:
         by_amount = np.lexsort((amount, group_start))
-    in_group = here - group_start
+    in_group = np.arange(rows) - group_start
     rank = np.empty(rows, np.int64)
     rank[by_amount] = in_group
     ranked = amount[by_amount]
-    # Equal amounts share the rank of the first of them when they are asked for.
-    is_first = np.ones(rows, np.bool_)
-    is_first[1:] = (ranked[1:] != ranked[:-1]) | (in_group[1:] == 0)
-    asked = np.empty(rows, np.int64)
-    asked[by_amount] = in_group[np.maximum.accumulate(np.where(is_first, here, 0))]
 
-    median_left, median_right = left, right
-    lower_left, lower_right = left, right
+    has_rows = right > left
     wanted = np.maximum(right - left - 1, 0) // 2
-    found, lower = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
+    found = np.zeros(rows, np.int64)
     for bit in reversed(range(int(in_group.max()).bit_length())):
         is_one = ((rank >> bit) & 1) != 0
         zeros = _prefix(~is_one)
         ones_begin = zeros[-1]
-
-        zero_left, zero_right = zeros[median_left], zeros[median_right]
+        zero_left, zero_right = zeros[left], zeros[right]
         in_zeros = zero_right - zero_left
         go_one = wanted >= in_zeros
         wanted -= in_zeros * go_one
         found |= go_one.astype(np.int64) << bit
-        median_left = np.where(go_one, ones_begin + median_left - zero_left, zero_left)
-        median_right = np.where(go_one, ones_begin + median_right - zero_right, zero_right)
-
-        zero_left, zero_right = zeros[lower_left], zeros[lower_right]
-        go_one = ((asked >> bit) & 1) != 0
-        lower += (zero_right - zero_left) * go_one
-        lower_left = np.where(go_one, ones_begin + lower_left - zero_left, zero_left)
-        lower_right = np.where(go_one, ones_begin + lower_right - zero_right, zero_right)
-
+        left = np.where(go_one, ones_begin + left - zero_left, zero_left)
+        right = np.where(go_one, ones_begin + right - zero_right, zero_right)
         rank = np.concatenate((rank[~is_one], rank[is_one]))
     # An empty window finds nonsense; its position must still exist.
-    return np.where(right > left, ranked[np.minimum(group_start + found, rows - 1)], 0), lower
+    return np.where(has_rows, ranked[np.minimum(group_start + found, rows - 1)], 0)
 
 
 # --- pass 1: customers -----------------------------------------------------------------------------------------------
@@ -556,7 +491,7 @@ def _customer_chunk(columns: Columns) -> dict[str, npt.NDArray[Any]]:
     capped_sums, squares = _prefix(capped), _prefix(capped * capped)
     mean = _share(capped_sums[here] - capped_sums[left], count, 0.0)
     variance = _share(squares[here] - squares[left], count, 0.0) - mean * mean
-    median, lower = _order_statistics(line, cents, left, here)
+    median = _medians(line, cents, left, here)
     out["customer_history_90d"] = count
     out["customer_prior_mean_90d"] = _share(total, 100 * count, 0.0)
     out["customer_prior_median_90d"] = median / 100
@@ -565,7 +500,6 @@ def _customer_chunk(columns: Columns) -> dict[str, npt.NDArray[Any]]:
     # Below a cent of deviation the amounts are all alike and a ratio would say nothing.
     deviation = np.sqrt(np.maximum(variance, 1.0))
     out["amount_deviation"] = np.where(count > 1, (capped - mean) / deviation, 0.0)
-    out["amount_rank"] = _share(lower, count, 0.0)
 
     unusual = (2 * cents > UNUSUAL_HALVES * median) & (count >= UNUSUAL_MIN_HISTORY)
     out["is_unusual_amount"] = unusual
@@ -573,20 +507,11 @@ def _customer_chunk(columns: Columns) -> dict[str, npt.NDArray[Any]]:
     for days in (1, 3, 7, 14):
         out[f"customer_unusual_amounts_{days}d"] = unusual_sums[here] - unusual_sums[line.since(days)]
     out.update(_suspicions(line, unusual, known))
-
-    previous = np.maximum(here - 1, 0)
-    has_previous = count > 0
-    out["hours_since_customer_transaction"] = np.where(has_previous, (line.at - line.at[previous]) / HOUR, float(HISTORY_DAYS * 24))
-    out["customer_visits_to_terminal_90d"] = _visits(out)
     return _typed(out, CUSTOMER_SCHEMA)
 
 
 def _suspicions(line: _Timeline, unusual: Bools, known: Ints) -> dict[str, npt.NDArray[Any]]:
     """First and last suspicious amount of the customer: unusual, and known as fraud or too recent to be known."""
-    frauds = np.flatnonzero(known < _NEVER)
-    ends = line.at[frauds] + (DELAY_DAYS + 21) * DAY
-    counts = line.count_active(frauds, known[frauds], ends)
-
     rows = np.flatnonzero(unusual)
     due = line.at[rows] + DELAY_DAYS * DAY
     first = np.full(line.rows, float(SUSPICION_DAYS))
@@ -611,7 +536,6 @@ def _suspicions(line: _Timeline, unusual: Bools, known: Ints) -> dict[str, npt.N
     return {
         "customer_days_since_first_suspicion": first,
         "customer_days_since_last_suspicion": last,
-        "customer_known_frauds_21d": counts,
     }
 
 
@@ -629,26 +553,6 @@ def _advance(begin: Ints, end: Ints, now: Ints, holds: Callable[[Ints, Ints], Bo
         event[walking] += step
         walking = walking[~holds(event[walking], now[walking])]
     return event
-
-
-def _visits(rows: Columns) -> Ints:
-    """For rows in the order of pass 1, the customer's transactions at the same terminal in 90 days before."""
-    customer, terminal = rows["customer_id"], rows["terminal_id"]
-    # Rows are in time order inside a customer, so a stable sort by (customer, terminal) keeps it.
-    order = np.lexsort((terminal, customer))
-    is_first = np.ones(len(order), np.bool_)
-    is_first[1:] = (customer[order][1:] != customer[order][:-1]) | (terminal[order][1:] != terminal[order][:-1])
-    pair = np.cumsum(is_first) - 1
-    at = rows["transacted_at"][order]
-    first_at = int(at.min())
-    stride = int(at.max()) - first_at + HISTORY_DAYS * DAY + 2
-    visits = np.empty(len(order), np.int64)
-    fitting = 2**62 // stride
-    for low in range(0, int(pair[-1]) + 1, fitting):
-        a, b = np.searchsorted(pair, (low, low + fitting))
-        axis = (pair[a:b] - low) * stride + (at[a:b] - first_at)
-        visits[order[a:b]] = np.arange(b - a) - np.searchsorted(axis, axis - HISTORY_DAYS * DAY, side="right")
-    return visits
 
 
 # --- pass 2: terminals -----------------------------------------------------------------------------------------------
@@ -677,8 +581,7 @@ def _terminal_chunk(columns: Columns, start: int, end: int) -> dict[str, npt.NDA
     window = DELAY_DAYS + TERMINAL_DAYS
     line = _Timeline(columns["terminal_id"], columns["transacted_at"], columns["transaction_id"], window)
     known = columns["known_at"][line.order]
-    unusual = columns["is_unusual_amount"][line.order] != 0
-    here = line.here
+    unusual = columns["is_unusual_amount"][line.order]
     out: dict[str, npt.NDArray[Any]] = {}
 
     delayed = line.since(DELAY_DAYS)
@@ -687,15 +590,14 @@ def _terminal_chunk(columns: Columns, start: int, end: int) -> dict[str, npt.NDA
     for days in (1, 7, 30):
         count = delayed - line.since(DELAY_DAYS + days)
         out[f"terminal_transactions_{days}d"] = count
-        old = (DELAY_DAYS + days) * DAY
-        known_frauds = line.count_active(frauds, known[frauds], line.at[frauds] + old)
+        known_frauds = line.count_active(frauds, known[frauds], line.at[frauds] + (DELAY_DAYS + days) * DAY)
         out[f"terminal_fraud_share_{days}d"] = _share(known_frauds, count, 0.0)
-        if days > 1:
-            out[f"terminal_usual_frauds_{days}d"] = line.count_active(usual, known[usual], line.at[usual] + old)
 
-    unusual_sums = _prefix(unusual)
-    out["terminal_unusual_amounts_7d"] = unusual_sums[here] - unusual_sums[delayed]
-    out.update(_fraud_run(line, known, usual, delayed, out["terminal_usual_frauds_30d"] > 0))
+    def usual_frauds(days: int) -> Ints:
+        return line.count_active(usual, known[usual], line.at[usual] + (DELAY_DAYS + days) * DAY)
+
+    out["terminal_usual_frauds_7d"] = usual_frauds(7)
+    out.update(_fraud_run(line, known, usual, delayed, usual_frauds(TERMINAL_DAYS) > 0))
 
     kept = np.flatnonzero((line.at >= start) & (line.at < end))
     result = {name: values[kept] for name, values in out.items()}
@@ -724,7 +626,6 @@ def _fraud_run(line: _Timeline, known: Ints, usual: Ints, delayed: Ints, has_fra
         return known[usual[event]] <= at
 
     first_in, last_in = usual_before[oldest], usual_before[newest + 1] - 1
-    first = usual[_advance(first_in, last_in, now, fraud_known, 1)]
     last = usual[_advance(last_in, first_in, now, fraud_known, -1)]
 
     # The last row not known as fraud. A fraud known in good time is passed in one jump, a late one is asked.
@@ -751,8 +652,6 @@ def _fraud_run(line: _Timeline, known: Ints, usual: Ints, delayed: Ints, has_fra
 
     none = float(window)
     return {
-        "terminal_days_since_first_fraud": spread((now - line.at[first]) / DAY, none),
-        "terminal_days_since_last_fraud": spread((now - line.at[last]) / DAY, none),
         "terminal_fraud_run": spread(run, 0),
         "terminal_days_since_run_start": spread(np.where(run > 0, (now - line.at[run_first]) / DAY, none), none),
         "terminal_days_since_clean": spread(np.where(has_clean, (now - line.at[np.maximum(clean, 0)]) / DAY, none), float(DELAY_DAYS)),
