@@ -193,6 +193,7 @@ def spark_defaults(reader: Reader) -> dict[str, object]:
             "spark.connect.grpc.binding.address": here.host,
             "spark.connect.grpc.binding.port": here.port("connect"),
             "spark.connect.grpc.arrow.maxBatchSize": "16m",
+            "spark.python.daemon.module": "etl.stack.python_daemon",
         }
     else:
         properties |= {
