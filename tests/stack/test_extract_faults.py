@@ -1,0 +1,146 @@
+"""Servers that fail in the middle of an extract: it says which one and what to do, tables stay, and it can be run again."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psutil
+import pytest
+import requests
+
+from etl import batches, ops, sql_server, streams
+from etl.errors import UnavailableError, WarehouseError
+from etl.extract import extract
+from etl.settings import settings
+from etl.sql_server import Session
+from etl.stack import control, servers, supervision
+from etl.tables import Table
+from etl.transform import take
+from tests.postgres import rows
+from tests.stack.test_extract import fill, hive, in_core, in_raw, in_source, probe, run
+
+__all__ = ["hive", "probe", "run"]
+
+
+@contextmanager
+def stopped(name: str) -> Iterator[None]:
+    """Kill a server, as a crash would, and keep the supervisor from starting it while this block runs."""
+    pid = supervision.states()[name]["pid"]
+    psutil.Process(pid).kill()
+    supervision.call("stopProcess", name)
+    try:
+        yield
+    finally:
+        control.up({"base"})
+
+
+@contextmanager
+def safe_mode() -> Iterator[None]:
+    def admin(*arguments: str) -> None:
+        command = servers.hadoop_java("64m", "org.apache.hadoop.hdfs.tools.DFSAdmin", "-fs", settings().hdfs_uri, *arguments)
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+
+    admin("-safemode", "enter")
+    try:
+        yield
+    finally:
+        admin("-safemode", "leave")
+
+
+@contextmanager
+def full_quota() -> Iterator[None]:
+    """Leave room for no further block below the table's folder."""
+
+    def set_quota(size: int) -> None:
+        answer = requests.put(
+            f"{settings().webhdfs_url}/webhdfs/v1{batches.root('probe', 'full')}",
+            params={"op": "SETQUOTA", "namespacequota": 2**63 - 1, "storagespacequota": size, "user.name": psutil.Process().username()},
+            timeout=30,
+        )
+        answer.raise_for_status()
+
+    set_quota(1024)
+    try:
+        yield
+    finally:
+        set_quota(-1)
+
+
+@pytest.fixture
+def loaded(probe: Table, hive: Session, run: ops.Run) -> Table:
+    fill(1, 20)
+    extract([probe], "full", run, hive)
+    take(hive, probe, run)
+    fill(30, 40)
+    return probe
+
+
+def expect_recovery(table: Table) -> None:
+    """A to F after a failure: nothing half published, and the same command once more brings everything."""
+    with ops.run("test") as run, sql_server.session() as hive:
+        assert in_raw(hive) == [1]
+        assert len(in_core(hive)) == 20
+        (batch,) = extract([table], "incremental", run, hive)
+        assert batch.row_count == 11
+        take(hive, table, run)
+        assert in_core(hive) == in_source()
+
+
+def test_namenode_in_safe_mode(loaded: Table, hive: Session, run: ops.Run) -> None:
+    with safe_mode(), pytest.raises(UnavailableError, match="safe mode"):
+        extract([loaded], "incremental", run, hive)
+    expect_recovery(loaded)
+
+
+def test_quota_of_hdfs_reached_while_writing(loaded: Table, hive: Session, run: ops.Run) -> None:
+    with full_quota(), pytest.raises(WarehouseError, match=r"HDFS quota reached|HDFS refuses|went away"):
+        extract([loaded], "incremental", run, hive)
+    expect_recovery(loaded)
+
+
+def test_datanode_killed_in_mid_run(loaded: Table, hive: Session, run: ops.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    original: Callable[..., object] = streams.write
+
+    def without(*arguments: object) -> object:
+        with stopped("datanode"):
+            return original(*arguments)
+
+    monkeypatch.setattr(streams, "write", without)
+    with pytest.raises(WarehouseError, match="HDFS"):
+        extract([loaded], "incremental", run, hive)
+    monkeypatch.undo()
+    expect_recovery(loaded)
+
+
+def test_metastore_down_before_publishing(loaded: Table, hive: Session, run: ops.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    original: Callable[..., object] = batches.publish
+
+    def without(*arguments: object) -> object:
+        with stopped("metastore"):
+            return original(*arguments)
+
+    monkeypatch.setattr(batches, "publish", without)
+    with pytest.raises(WarehouseError):
+        extract([loaded], "incremental", run, hive)
+    monkeypatch.undo()
+    expect_recovery(loaded)
+
+
+def test_source_session_lost_in_mid_run(loaded: Table, hive: Session, run: ops.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    original: Callable[..., object] = streams.write
+
+    def cut(*arguments: object) -> object:
+        rows(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'extractor'",
+            role="postgres",
+            dbname="postgres",
+        )
+        return original(*arguments)
+
+    monkeypatch.setattr(streams, "write", cut)
+    with pytest.raises(UnavailableError, match="Postgres"):
+        extract([loaded], "incremental", run, hive)
+    monkeypatch.undo()
+    expect_recovery(loaded)
