@@ -15,10 +15,10 @@ lock_sum=$("$python" -c 'import hashlib,sys; print(hashlib.sha256(open(sys.argv[
 if [ "$(cat "$stamp" 2>/dev/null)" != "$lock_sum" ]; then
   log "environment: installing the locked packages into $VENV (once, about a minute)"
   [ -x "$VENV/bin/pip" ] || "$python" -m venv "$VENV" || die "python venv failed; on Debian: apt-get install python3-venv"
-  # uv installs ten times faster than pip; it comes from the same lock, checked by hash.
+  # Compiled once here, or every start of a verb would compile its libraries again. uv installs ten times faster than pip; it comes from the same lock, checked by hash.
   awk '/^uv==/{p=1} p{print} p&&!/\\$/{exit}' "$ROOT/requirements.lock" |
     "$VENV/bin/pip" install --quiet --disable-pip-version-check --require-hashes --no-deps -r /dev/stdin
-  "$VENV/bin/uv" pip sync --quiet --require-hashes --python "$VENV/bin/python" "$ROOT/requirements.lock"
+  "$VENV/bin/uv" pip sync --quiet --compile-bytecode --require-hashes --python "$VENV/bin/python" "$ROOT/requirements.lock"
   printf '%s\n' "$lock_sum" >"$stamp"
 fi
 if [ "${1:-}" = --lock ]; then

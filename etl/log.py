@@ -19,6 +19,7 @@ def configure() -> None:
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0, sort_keys=False)
     )
     structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger("info"),
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,

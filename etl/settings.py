@@ -105,3 +105,18 @@ class Settings(BaseSettings):
 def settings() -> Settings:
     """Return the settings of this process, read once."""
     return Settings()
+
+
+def example() -> str:
+    """Return `.env.example`: every setting with its meaning and default, commented out."""
+    lines = ["# Settings of the warehouse; copy to .env and uncomment what differs. Made by: python -m etl.settings > .env.example"]
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        if isinstance(default, Path) and default.is_relative_to(ROOT):
+            default = default.relative_to(ROOT)
+        lines += ["", f"# {field.description}", f"#WAREHOUSE_{name.upper()}={default}"]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(example(), end="")

@@ -16,17 +16,23 @@ from etl import ops
 from etl.errors import RefusedError
 from etl.log import logger, run_main
 from etl.settings import settings
-from etl.sql_server import render
+from etl.sql_server import literal, render
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pyspark.sql import DataFrame, SparkSession
+
+    from ml.features import Feature
 
 TABLE = "feature.transactions"
 INPUTS = {"transactions": "transacted_at", "fraud_reports": "reported_at"}
 """Tables of core that features read, and the column from which on a row of theirs can matter."""
 
 ROWS_PER_PARTITION = 500_000
-"""Rows that one worker holds at a time: about 150 MB in both passes."""
+"""Rows that one worker holds at a time."""
+
+KEYS = frozenset(("transaction_id", "customer_id", "terminal_id", "transacted_at", "amount"))
 
 
 @dataclass(frozen=True)
@@ -206,14 +212,26 @@ def build(spark: SparkSession, is_full: bool, run: ops.Run) -> int:
         spark.sql(
             render("hive/feature/transactions/create.hql", location=location, features=[one for one in FEATURES if one.name != "amount"])
         )
+        _match_columns(spark, [feature for feature in FEATURES if feature.name != "amount"])
         writer = compute(spark, now, start).writeTo(TABLE)
         for name, value in {**now.properties(), "run": run.run_id}.items():
             writer = writer.option(f"snapshot-property.{name}", value)
         writer.overwrite(f.lit(True) if start is None else f.col("transacted_at") >= f.lit(start))
         row = spark.sql(f"SELECT summary['added-records'] FROM {TABLE}.snapshots WHERE summary['run'] = '{run.run_id}'").first()
-        written = int(row[0]) if row is not None and row[0] is not None else 0
+        # A tail in which every transaction was deleted adds none.
+        written = int(row[0] or 0) if row is not None else 0
         logger.info("features built", rows=written, start=str(start or "everything"))
         return written
+
+
+def _match_columns(spark: SparkSession, features: Sequence[Feature]) -> None:
+    """Let the table have a column for each feature and no other: features come and go with the code."""
+    present = set(spark.table(TABLE).columns)
+    for feature in features:
+        if feature.name not in present:
+            spark.sql(f"ALTER TABLE {TABLE} ADD COLUMN {feature.name} {feature.type} COMMENT {literal(feature.description)}")
+    for name in present - {feature.name for feature in features} - KEYS:
+        spark.sql(f"ALTER TABLE {TABLE} DROP COLUMN {name}")
 
 
 def main() -> None:
