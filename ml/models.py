@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,8 @@ DESCRIPTION = "model.json"
 BOOSTER = "booster.ubj"
 MEANS = "means.json"
 FORMAT = 1
+TABLE_SPLITS = 8
+"""Comparisons of a tree up to which its SHAP values are tabulated: 256 rows."""
 
 MLLIB_CLASSES = {
     "org.apache.spark.ml.classification.LogisticRegressionModel": "logistic_regression",
@@ -50,6 +53,28 @@ class ModelFilesError(WarehouseError):
     """A model's files are not what they should be; nothing in them was run."""
 
 
+@dataclass(frozen=True)
+class ShapTable:
+    """SHAP values of one small tree, for every way in which its comparisons can come out.
+
+    Attributes
+    ----------
+    splits
+        Feature and threshold of each comparison; its outcome is a bit of the table's row number.
+    touched
+        Features that the tree compares, ascending.
+    values
+        Shape (2 ** comparisons, touched).
+    expected
+        What the tree gives on average.
+    """
+
+    splits: tuple[tuple[int, np.float32], ...]
+    touched: tuple[int, ...]
+    values: Matrix
+    expected: float
+
+
 @dataclass
 class Trees:
     """An ensemble of trees in XGBoost's form.
@@ -65,9 +90,11 @@ class Trees:
     raw: bytes
     is_logistic: bool
     _booster: Any = field(default=None, repr=False, compare=False)
+    _tables: tuple[ShapTable, ...] | None = field(default=None, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, object]:
-        return {"raw": self.raw, "is_logistic": self.is_logistic, "_booster": None}
+        # The tables travel to the workers, the booster is made there.
+        return {"raw": self.raw, "is_logistic": self.is_logistic, "_booster": None, "_tables": self._tables}
 
     @property
     def booster(self) -> Any:
@@ -80,6 +107,20 @@ class Trees:
             self._booster.set_param({"nthread": 1})
         return self._booster
 
+    @property
+    def tables(self) -> tuple[ShapTable, ...]:
+        """SHAP tables of the trees, worked out once; none where a tree has too many comparisons."""
+        if self._tables is None:
+            trees = json.loads(self.booster.save_raw("json"))["learner"]["gradient_booster"]["model"]["trees"]
+            small = all(sum(left >= 0 for left in tree["left_children"]) <= TABLE_SPLITS for tree in trees)
+            self._tables = tuple(shap_table(tree) for tree in trees) if small else ()
+        return self._tables
+
+    @property
+    def is_quick_to_explain(self) -> bool:
+        """Whether SHAP values cost no more than the prediction itself."""
+        return bool(self.tables)
+
     def probability(self, rows: Matrix) -> Floats:
         """Probability of fraud, shape (rows,)."""
         total = self.booster.inplace_predict(rows, predict_type="margin").astype(np.float64)
@@ -87,10 +128,72 @@ class Trees:
 
     def contributions(self, rows: Matrix) -> Floats:
         """SHAP values in probability, shape (rows, features); a row sums to its probability less the mean one."""
-        import xgboost
+        if self.tables:
+            values, base = self._looked_up(rows), np.full(len(rows), sum(table.expected for table in self.tables))
+        else:
+            import xgboost
 
-        values = self.booster.predict(xgboost.DMatrix(rows, nthread=1), pred_contribs=True).astype(np.float64)
-        return _in_probability(values[:, :-1], values[:, -1]) if self.is_logistic else values[:, :-1]
+            told = self.booster.predict(xgboost.DMatrix(rows, nthread=1), pred_contribs=True).astype(np.float64)
+            values, base = told[:, :-1], told[:, -1]
+        return _in_probability(values, base) if self.is_logistic else values
+
+    def _looked_up(self, rows: Matrix) -> Floats:
+        columns = np.ascontiguousarray(rows.T)
+        total = np.zeros(columns.shape)
+        for table in self.tables:
+            outcome = np.zeros(len(rows), np.uint16)
+            for bit, (feature, threshold) in enumerate(table.splits):
+                outcome |= (columns[feature] < threshold).astype(np.uint16) << np.uint16(bit)
+            index = outcome.astype(np.intp)
+            for number, feature in enumerate(table.touched):
+                total[feature] += table.values[:, number].take(index)
+        return total.T
+
+
+def shap_table(tree: Mapping[str, Any]) -> ShapTable:
+    """Work out the path-dependent SHAP values of a tree (Lundberg et al. 2018, "Consistent individualized feature attribution").
+
+    What a set of known features tells is the mean of the leaves that they leave open, each side of an unknown
+    comparison weighing as in training. The value of a feature is what knowing it adds, averaged over all orders.
+
+    Parameters
+    ----------
+    tree
+        A tree as XGBoost writes it in JSON, with at most `TABLE_SPLITS` comparisons and no missing values.
+    """
+    left, right = tree["left_children"], tree["right_children"]
+    cover, condition, compared = tree["sum_hessian"], tree["split_conditions"], tree["split_indices"]
+    splits = [node for node in range(len(left)) if left[node] >= 0]
+    bits = {node: bit for bit, node in enumerate(splits)}
+    touched = sorted({compared[node] for node in splits})
+    outcomes = np.arange(1 << len(splits))
+
+    def mean(node: int, known: frozenset[int]) -> Floats:
+        if left[node] < 0:
+            return np.full(len(outcomes), condition[node])
+        below, above = mean(left[node], known), mean(right[node], known)
+        if compared[node] in known:
+            return np.where((outcomes >> bits[node]) & 1, below, above)
+        return (below * cover[left[node]] + above * cover[right[node]]) / (cover[left[node]] + cover[right[node]])
+
+    count = len(touched)
+    means = {
+        chosen: mean(0, frozenset(feature for number, feature in enumerate(touched) if chosen >> number & 1))
+        for chosen in range(1 << count)
+    }
+    values = np.zeros((len(outcomes), count))
+    for chosen, told in means.items():
+        size = chosen.bit_count()
+        for number in range(count):
+            if not chosen >> number & 1:
+                weight = math.factorial(size) * math.factorial(count - size - 1) / math.factorial(count)
+                values[:, number] += weight * (means[chosen | 1 << number] - told)
+    return ShapTable(
+        tuple((compared[node], np.float32(condition[node])) for node in splits),
+        tuple(touched),
+        values.astype(np.float32),
+        float(means[0][0]),
+    )
 
 
 @dataclass
@@ -108,6 +211,8 @@ class Linear:
     coefficients: Floats
     intercept: float
     means: Floats
+
+    is_quick_to_explain = True
 
     def probability(self, rows: Matrix) -> Floats:
         """Probability of fraud, shape (rows,)."""
@@ -155,6 +260,11 @@ class Model:
     features: tuple[str, ...]
     parts: tuple[Trees | Linear, ...]
     description: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_quick_to_explain(self) -> bool:
+        """Whether SHAP values of every row are affordable."""
+        return all(part.is_quick_to_explain for part in self.parts)
 
     def probability(self, rows: Matrix) -> Floats:
         """Probability of fraud.

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from etl.errors import RefusedError
 from etl.settings import ROOT
-from ml.features import FEATURE_NAMES, HANDBOOK_FEATURES
+from ml.features import FEATURE_NAMES, HANDBOOK_FEATURES, MODEL_FEATURES
 
 PARAMS = ROOT / "ml" / "params.yaml"
 
@@ -46,7 +46,7 @@ class Thresholds(_Declared):
 
 
 class Reasons(_Declared):
-    """How many features a prediction names, and for which levels of risk."""
+    """How many features a prediction names; for which levels of risk where exact SHAP values of every row cost too much."""
 
     count: int = Field(ge=1)
     levels: tuple[Level, ...]
@@ -60,7 +60,7 @@ class Declaration(_Declared):
     kind
         Which algorithm; `average` is the mean probability of the models in `of`.
     features
-        `all`, `handbook` (the Handbook's 15), or a list of names.
+        `all`, `chosen` (`ml.features.MODEL_FEATURES`), `handbook` (the Handbook's 15), or a list of names.
     fraud_weight
         Weight of a fraud in training, any other transaction weighing 1; `balanced` gives both classes the same sum.
     rounds
@@ -72,7 +72,7 @@ class Declaration(_Declared):
     """
 
     kind: Literal["logistic_regression", "random_forest", "gradient_boosted_trees", "xgboost", "average"]
-    features: Literal["all", "handbook"] | tuple[str, ...] = "all"
+    features: Literal["all", "chosen", "handbook"] | tuple[str, ...] = "chosen"
     fraud_weight: float | Literal["balanced"] = 1.0
     rounds: int = Field(100, ge=1)
     workers: int = Field(1, ge=1)
@@ -93,6 +93,8 @@ class Declaration(_Declared):
             return FEATURE_NAMES
         if self.features == "handbook":
             return HANDBOOK_FEATURES
+        if self.features == "chosen":
+            return MODEL_FEATURES
         return tuple(name for name in FEATURE_NAMES if name in self.features)
 
 

@@ -21,8 +21,8 @@ from etl import ops
 from etl.errors import RefusedError
 from etl.log import logger, run_main
 from etl.settings import settings
-from etl.sql_server import Session, StatementError, session
-from ml.features import FEATURES, Feature
+from etl.sql_server import Session, StatementError, literal, session
+from ml.features import FEATURES
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -38,8 +38,8 @@ KEYS = ("transaction_id", "customer_id", "terminal_id", "transacted_at", "amount
 SCORED = "scored-snapshot"
 """Snapshot property: the snapshot of `feature.transactions` whose rows all have predictions, as of `SCORED_TO`."""
 SCORED_TO = "scored-to"
-SPLIT_BYTES = 8 * 2**20
-"""Of features, read by one task: about a dozen days, so that few files are written at a time."""
+SPLIT_BYTES, OPEN_BYTES = 16 * 2**20, 2**16
+"""Of features, read by one task: some weeks of the Handbook's data, so that few files are written at a time."""
 
 
 class FeaturesDifferError(RefusedError):
@@ -70,18 +70,24 @@ class Pending:
         return self.days is not None and not self.days
 
 
-def ensure_table(server: Session, features: tuple[Feature, ...] = FEATURES) -> None:
-    """Create `mart.predictions`, or add the features that it does not have yet."""
-    if not server.run("SHOW TABLES IN mart LIKE 'predictions'"):
+def ensure_table(server: Session, features: tuple[str, ...]) -> None:
+    """Create `mart.predictions` with the features that a model reads, or add those that it does not have yet."""
+    wanted = [feature for feature in FEATURES if feature.name in features]
+    if not exists(server):
         location = f"{settings().hdfs_uri}{settings().warehouse_path}/mart/predictions"
-        server.run_file("hive/mart/predictions/create.hql", location=location, features=features)
+        server.run_file("hive/mart/predictions/create.hql", location=location, features=wanted)
         return
     (have,) = [str(row[1]) for row in server.run(f"DESCRIBE {TABLE}") if row[0] == "features"]
     known = {field.split(":")[0] for field in have.removeprefix("struct<").removesuffix(">").split(",")}
-    for feature in features:
+    for feature in wanted:
         if feature.name not in known:
-            server.run(f"ALTER TABLE {TABLE} ADD COLUMN features.{feature.name} {feature.type}")
+            server.run(f"ALTER TABLE {TABLE} ADD COLUMN features.{feature.name} {feature.type} COMMENT {literal(feature.description)}")
             logger.info("column added", table=TABLE, column=f"features.{feature.name}")
+
+
+def exists(server: Session) -> bool:
+    """Tell whether `mart.predictions` exists."""
+    return bool(server.run("SHOW TABLES IN mart LIKE 'predictions'"))
 
 
 def pending(server: Session, as_of: int | None, is_full: bool) -> Pending:
@@ -97,6 +103,8 @@ def pending(server: Session, as_of: int | None, is_full: bool) -> Pending:
     snapshot = row[0]
     if snapshot is None:
         return Pending(0, (), as_of)
+    if not exists(server):
+        return Pending(snapshot, None, as_of)
     last = server.run(
         f"SELECT summary['{SCORED}'], summary['{SCORED_TO}'] FROM {TABLE}.snapshots "
         f"WHERE summary['{SCORED}'] IS NOT NULL ORDER BY committed_at DESC LIMIT 1"
@@ -161,19 +169,22 @@ def scorer(
 
     levels = np.array(["LOW", "MEDIUM", "HIGH"])
     thresholds = params.thresholds
-    explained = [level in params.reasons.levels for level in levels]
+    explained = np.array([model.is_quick_to_explain or level in params.reasons.levels for level in levels])
     count = min(params.reasons.count, len(model.features))
     struct = schema.field("features").type
     item = schema.field("reasons").type.value_type
 
     def reasons(rows: models.Matrix, level: np.ndarray) -> pa.ListArray:
-        wanted = np.flatnonzero(np.array(explained)[level])
-        values = model.contributions(rows[wanted])
-        top = np.argsort(-values, axis=1, kind="stable")[:, :count]
+        wanted = np.flatnonzero(explained[level])
+        values = -model.contributions(rows[wanted])
+        top = np.argpartition(values, count - 1, axis=1)[:, :count]
+        highest = np.take_along_axis(values, top, axis=1)
+        order = np.argsort(highest, axis=1, kind="stable")
+        top, highest = np.take_along_axis(top, order, axis=1), -np.take_along_axis(highest, order, axis=1)
         lengths = np.zeros(len(rows) + 1, np.int32)
         lengths[wanted + 1] = count
         entries = pa.StructArray.from_arrays(
-            [pa.array(model.features).take(pa.array(top.ravel())), pa.array(np.take_along_axis(values, top, axis=1).ravel())],
+            [pa.array(model.features).take(pa.array(top.ravel())), pa.array(highest.ravel())],
             fields=list(item),
         )
         return pa.ListArray.from_arrays(pa.array(np.cumsum(lengths, dtype=np.int32)), entries, type=schema.field("reasons").type)
@@ -228,7 +239,6 @@ def score(this: ops.Run, as_of: str = "", is_full: bool = False) -> int:
     text = as_of or settings().as_of
     limit = micros(parsed_moment(text)) if text else None
     with ops.writer(TABLE, this), session() as server:
-        ensure_table(server)
         todo = pending(server, limit, is_full)
         if todo.is_nothing:
             return 0
@@ -241,6 +251,7 @@ def score(this: ops.Run, as_of: str = "", is_full: bool = False) -> int:
         model = models.load(registry.read_files(champion))
         spark = spark_session("score")
         _check_features(spark, champion, model)
+        ensure_table(server, model.features)
         return _publish(spark, server, todo, champion, model, params(), this)
 
 
@@ -261,7 +272,8 @@ def _publish(spark: SparkSession, server: Session, todo: Pending, champion: Vers
     from ml.spark import ship
 
     started = time.monotonic()
-    everything = spark.read.option("versionAsOf", todo.snapshot).option("split-size", SPLIT_BYTES).table(SOURCE)
+    reader = spark.read.option("versionAsOf", todo.snapshot).option("split-size", SPLIT_BYTES).option("file-open-cost", OPEN_BYTES)
+    everything = reader.table(SOURCE)
     if todo.days is not None:
         everything = everything.where(days_filter("transacted_at", todo.days))
     rows = everything

@@ -95,8 +95,9 @@ def _submit(arguments: list[str]) -> None:
         str(jars.SPARK_HOME / "bin" / "spark-submit"),
         "--master", here.spark_master,
         "--properties-file", str(properties),
-        # The loads server's Connect port is its own.
+        # The loads server's Connect port is its own, and workers elsewhere do not have this project's modules.
         "--conf", "spark.plugins=",
+        "--conf", "spark.python.daemon.module=pyspark.daemon",
         "--name", arguments[0],
         str(Path(__file__)), SUBMITTED, *arguments,
     ]  # fmt: skip
