@@ -3,24 +3,24 @@
 -- Reads:  -      Writes: mart.predictions
 -- Usage:  bash/score.sh
 CREATE TABLE IF NOT EXISTS mart.predictions (
-    transaction_id BIGINT COMMENT 'Key; number of the transaction in the booking system',
-    customer_id BIGINT COMMENT 'Customer, as at the time of scoring',
-    terminal_id BIGINT COMMENT 'Terminal, as at the time of scoring',
-    transacted_at TIMESTAMP COMMENT 'Moment of the transaction (UTC), as at the time of scoring',
-    amount DECIMAL(12, 2) COMMENT 'Amount, as at the time of scoring',
-    model_name STRING COMMENT 'Registered model that decided',
-    model_version INT COMMENT 'Version of that model',
-    fraud_probability DOUBLE COMMENT 'Probability of fraud that the model gave, 0 to 1',
-    is_fraud BOOLEAN COMMENT 'Whether the probability reached the threshold of fraud',
-    risk_level STRING COMMENT 'LOW, MEDIUM or HIGH, by the thresholds of the model version',
-    reasons ARRAY<STRUCT<feature: STRING, contribution: DOUBLE>>
+    transaction_id bigint COMMENT 'Key; number of the transaction in the booking system',
+    customer_id bigint COMMENT 'Customer, as at the time of scoring',
+    terminal_id bigint COMMENT 'Terminal, as at the time of scoring',
+    transacted_at timestamp COMMENT 'Moment of the transaction (UTC), as at the time of scoring',
+    amount decimal(12, 2) COMMENT 'Amount, as at the time of scoring',
+    model_name string COMMENT 'Registered model that decided',
+    model_version int COMMENT 'Version of that model',
+    fraud_probability double COMMENT 'Probability of fraud that the model gave, 0 to 1',
+    is_fraud boolean COMMENT 'Whether the probability reached the threshold of fraud',
+    risk_level string COMMENT 'LOW, MEDIUM or HIGH, by the thresholds of the model version',
+    reasons ARRAY<STRUCT<feature: string, contribution: double>>
     COMMENT 'Features that raised the probability most, with their SHAP contributions in probability, highest first; empty for levels that are not explained',
     features STRUCT<
         {%- for feature in features %}
         {{ feature.name }}: {{ feature.type }} COMMENT {{ feature.description | literal }}{{ "," if not loop.last }}
         {%- endfor %}
     > COMMENT 'Features as the model read them; null for those that this version does not read',
-    scored_at TIMESTAMP COMMENT 'When it was scored (UTC)'
+    scored_at timestamp COMMENT 'When it was scored (UTC)'
 )
 USING ICEBERG
 PARTITIONED BY (days(transacted_at) -- noqa: LT01,CP01
@@ -32,7 +32,7 @@ TBLPROPERTIES (
     'write.parquet.compression-codec' = 'zstd',
     'write.parquet.compression-level' = '1',
     -- Contributions and most features have more values than a dictionary of use; a small one gives up early.
-    'write.parquet.dict-size-bytes' = '65536',
+    'write.parquet.dict-size-bytes' = '8192',
     -- Bounds of the columns that people filter by; those of sixty more cost a tenth of the scoring.
     'write.metadata.metrics.default' = 'none',
     'write.metadata.metrics.column.transaction_id' = 'full',
