@@ -10,7 +10,8 @@ import pytest
 
 from etl.settings import ROOT, settings
 
-PORT_OFFSET = 20000
+# Below the ports that the system gives to outgoing connections.
+PORT_OFFSET = 12000
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
