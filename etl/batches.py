@@ -29,6 +29,8 @@ from etl.tables import Table
 KINDS = ("full", "incremental", "repair", "deletes")
 # These two move the watermark; a repair reads a range again, a sweep reads keys.
 WATERMARK_KINDS = ("full", "incremental")
+# The session of a run that was killed a moment ago may not have ended yet.
+LOCK_WAIT_SECONDS = 2
 TEMPLATES = "hive/source"
 MANIFEST = "_manifest.json"
 _FOLDER = re.compile(r"(\d+)-(.+)")
@@ -175,27 +177,33 @@ def root(table: str, kind: str) -> str:
 
 
 def published(hive: Session, tables: Sequence[Table]) -> dict[str, Published]:
-    """Return what is published of declared tables, by name."""
+    """Return what is published of declared tables, by name.
+
+    A batch's folder is made before its partition: where there is no folder, Hive need not be asked.
+    """
+    kinds = ("full", "deletes")
     with ThreadPoolExecutor(4) as pool:
-        listings = {(table.name, kind): pool.submit(_folders, root(table.name, kind)) for table in tables for kind in ("full", "deletes")}
-        present = {str(row[1]) for row in hive.run("SHOW TABLES IN raw")}
+        listings = {(table.name, kind): pool.submit(_folders, root(table.name, kind)) for table in tables for kind in kinds}
+    folders = {place: tuple(listing.result()) for place, listing in listings.items()}
 
-        def numbers(name: str) -> frozenset[int]:
-            return _partitions(hive, f"raw.{name}") if name in present else frozenset()
+    def numbers(table: Table, kind: str) -> frozenset[int]:
+        return _partitions(hive, hive_name(table.name, kind)) if folders[table.name, kind] else frozenset()
 
-        return {
-            table.name: Published(
-                table,
-                numbers(table.name),
-                numbers(f"{table.name}_deleted"),
-                {kind: tuple(listings[table.name, kind].result()) for kind in ("full", "deletes")},
-            )
-            for table in tables
-        }
+    return {
+        table.name: Published(table, numbers(table, "full"), numbers(table, "deletes"), {kind: folders[table.name, kind] for kind in kinds})
+        for table in tables
+    }
 
 
 def _partitions(hive: Session, hive_table: str) -> frozenset[int]:
-    return frozenset(int(str(row[0]).removeprefix("batch=")) for row in hive.run(f"SHOW PARTITIONS {hive_table}"))
+    """Return the numbers of a Hive table's partitions, none where the table is not made yet."""
+    try:
+        found = hive.run(f"SHOW PARTITIONS {hive_table}")
+    except StatementError as error:
+        if "TABLE_OR_VIEW_NOT_FOUND" in str(error):
+            return frozenset()
+        raise
+    return frozenset(int(str(row[0]).removeprefix("batch=")) for row in found)
 
 
 def _location(hive: Session, hive_table: str, number: int) -> str:
@@ -319,7 +327,7 @@ def remove_unpublished(hive: Session, state: Published, run_id: str) -> list[str
         storage().makedirs(trash)
         for name in orphans:
             storage().rename(f"{path}/{name}", f"{trash}/{name}")
-        if late := _partitions_if_any(hive, hive_name(state.table.name, kind)) - numbers:
+        if late := _partitions(hive, hive_name(state.table.name, kind)) - numbers:
             _restore(hive, state.table.name, kind, late, _folders(path))
             raise BusyError(f"another run published batch {max(late)} of {hive_name(state.table.name, kind)} at this moment; run again")
         storage().delete(trash, recursive=True)
@@ -338,11 +346,6 @@ def _restore(hive: Session, table: str, kind: str, numbers: Iterable[int], names
             if number in numbers and _location(hive, hive_name(table, kind), number) == f"{path}/{name}":
                 storage().rename(f"{path}/{trash}/{name}", f"{path}/{name}")
         storage().delete(f"{path}/{trash}", recursive=True)
-
-
-def _partitions_if_any(hive: Session, hive_table: str) -> frozenset[int]:
-    name = hive_table.removeprefix("raw.")
-    return _partitions(hive, hive_table) if hive.run(f"SHOW TABLES IN raw LIKE '{name}'") else frozenset()
 
 
 # Publishing ------------------------------------------------------------------------------------------------------

@@ -113,7 +113,7 @@ def extract(
     """
     with ExitStack() as stack:
         for table in tables:
-            stack.enter_context(ops.writer(f"raw.{table.name}", run))
+            stack.enter_context(ops.writer(f"raw.{table.name}", run, batches.LOCK_WAIT_SECONDS))
         if kind == "full":
             threading.Thread(target=streams.load_libraries, daemon=True).start()
         states = batches.published(hive, tables)
@@ -265,9 +265,12 @@ class Copier:
 
     def _piece(self, part: Part, query: str, folder: str, prefix: str) -> tuple[streams.Part, int, int]:
         stream = self._idle.pop() if self._idle else streams.Stream(self._snapshot)
+        found = stream.batches(query)
         try:
-            written = streams.write(self._until_stopped(stream.batches(query)), part.source.columns, part.table.key, folder, prefix)
+            written = streams.write(self._until_stopped(found), part.source.columns, part.table.key, folder, prefix)
         except BaseException:
+            # An open statement would keep the connection, and with it the lock on the table, alive.
+            found.close()
             stream.__exit__()
             raise
         self._idle.append(stream)

@@ -46,7 +46,7 @@ def sweep(tables: Sequence[Table], run: ops.Run, hive: Session, *, force: bool =
     """
     with ExitStack() as stack:
         for table in tables:
-            stack.enter_context(ops.writer(f"raw.{table.name}", run))
+            stack.enter_context(ops.writer(f"raw.{table.name}", run, batches.LOCK_WAIT_SECONDS))
         states = batches.published(hive, tables)
         for table in tables:
             batches.remove_unpublished(hive, states[table.name], run.run_id)

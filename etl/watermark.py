@@ -70,8 +70,8 @@ def rewind(hive: Session, table: Table, to: int, run: ops.Run, *, force: bool = 
     """
     with ExitStack() as stack:
         # No merge may read a batch while it is withdrawn.
-        stack.enter_context(ops.writer(f"raw.{table.name}", run))
-        stack.enter_context(ops.writer(f"core.{table.name}", run))
+        stack.enter_context(ops.writer(f"raw.{table.name}", run, batches.LOCK_WAIT_SECONDS))
+        stack.enter_context(ops.writer(f"core.{table.name}", run, batches.LOCK_WAIT_SECONDS))
         state = batches.published(hive, [table])[table.name]
         numbers = sorted(state.rows | state.deletions)
         if to not in numbers:

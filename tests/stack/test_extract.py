@@ -398,7 +398,7 @@ BOUNDARIES = {
     "after the tables are made": ("etl.batches", "ensure_tables", "after"),
     "after the partition, before it is read": ("etl.batches", "_differences", "before"),
     "before the record": ("etl.extract", "record", "before"),
-    "while clearing": ("etl.batches", "_partitions_if_any", "before"),
+    "while clearing": ("etl.storage", "storage().delete", "before"),
 }
 
 
@@ -434,12 +434,16 @@ def killed(kind: str, module: str, function: str, when: str) -> int:
         from etl.extract import extract
         from tests.stack.test_extract import PROBE
         module = importlib.import_module({module!r})
-        original = getattr(module, {function!r})
+        if {function!r} == "storage().delete":
+            module, name = module.storage(), "delete"
+        else:
+            name = {function!r}
+        original = getattr(module, name)
         def dies(*arguments, **named):
             if {when!r} == "after":
                 original(*arguments, **named)
             os.kill(os.getpid(), signal.SIGKILL)
-        setattr(module, {function!r}, dies)
+        setattr(module, name, dies)
         with ops.run("test") as run, sql_server.session() as hive:
             extract([PROBE], {kind!r}, run, hive)
     """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -34,6 +36,21 @@ def stopped(name: str) -> Iterator[None]:
         yield
     finally:
         control.up({"base"})
+        # The NameNode counts a DataNode as alive for minutes after its death.
+        if name == "datanode":
+            _await_port(settings().port("datanode"))
+            _await_port(settings().port("datanode_http"))
+
+
+def _await_port(port: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection((settings().host, port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise TimeoutError(f"nothing listens on port {port}")
 
 
 @contextmanager
