@@ -39,7 +39,8 @@ def named_faults() -> Iterator[None]:
             raise UnavailableError(
                 f"HDFS at {settings().webhdfs_url} went away: {_first_line(error)}; run again when it answers (bash/stack.sh status)"
             ) from error
-        if origin.startswith("adbc_driver_manager"):
+        # Arrow passes on what libpq said in the middle of a COPY as an OSError.
+        if origin.startswith("adbc_driver_manager") or (isinstance(error, OSError) and "[libpq]" in str(error)):
             raise UnavailableError(f"a COPY stream from Postgres broke: {_first_line(error)}; run again when it answers") from error
         raise
 
