@@ -6,7 +6,7 @@ import itertools
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etl.source import SourceTable
@@ -16,6 +16,7 @@ from etl.tables import declared_tables
 KEYS = st.lists(st.integers(-(2**62), 2**62), max_size=200)
 
 
+@settings(deadline=None)
 @given(KEYS, st.integers(1, 10))
 def test_ranges_hold_every_key_and_are_few_and_apart(keys: list[int], limit: int) -> None:
     found = merge_ranges(ranges_of(pa.chunked_array([pa.array(keys, pa.int64())])), limit)
