@@ -84,7 +84,7 @@ def _fraud_weight(rows: DataFrame, declared: Declaration) -> float:
 def _fit_mllib(
     rows: DataFrame, features: tuple[str, ...], declared: Declaration, seed: int, partitions: int, weight: float
 ) -> dict[str, bytes]:
-    from pyspark.ml import classification
+    from pyspark.ml import classification, regression
     from pyspark.ml.feature import VectorAssembler
     from pyspark.sql import functions as F  # noqa: N812
 
@@ -95,7 +95,9 @@ def _fit_mllib(
     if declared.kind == "logistic_regression":
         estimator: Any = classification.LogisticRegression(**common)
     elif declared.kind == "random_forest":
-        estimator = classification.RandomForestClassifier(seed=seed, **common)
+        # MLlib's classifier merges sibling leaves of the same class, and with them the shares that tell rows apart: ROC AUC
+        # .823 instead of .867. Its regressor keeps them; on labels of 0 and 1 the variance is half of Gini's impurity.
+        estimator = regression.RandomForestRegressor(seed=seed, **common)
     else:
         estimator = classification.GBTClassifier(seed=seed, **common)
     fitted = estimator.fit(assembled)
@@ -128,9 +130,8 @@ def _saved(fitted: Any) -> dict[str, bytes]:
 
 def _fit_xgboost(rows: DataFrame, features: tuple[str, ...], declared: Declaration, seed: int, weight: float) -> dict[str, bytes]:
     ship(sys.modules[__name__])
-    parameters: dict[str, Any] = {"objective": "binary:logistic", "seed": seed, "verbosity": 1, **declared.parameters}
     # A task that works alone may use the cores of the others.
-    parameters.setdefault("nthread", 2 if declared.workers == 1 else 1)
+    parameters = xgboost_parameters(declared, seed, threads=2 if declared.workers == 1 else 1)
     train = _trainer(features, parameters, declared.rounds, declared.workers, weight)
     trained = (
         rows.select(KEY, *features, LABEL).repartition(declared.workers, KEY).mapInArrow(train, "booster binary", barrier=True).first()
@@ -140,6 +141,11 @@ def _fit_xgboost(rows: DataFrame, features: tuple[str, ...], declared: Declarati
     return {models.BOOSTER: bytes(trained[0])}
 
 
+def xgboost_parameters(declared: Declaration, seed: int, threads: int) -> dict[str, Any]:
+    """Return what is handed to XGBoost: the declared parameters, and what they leave open."""
+    return {"objective": "binary:logistic", "seed": seed, "verbosity": 1, "nthread": threads, **declared.parameters}
+
+
 def _trainer(
     features: tuple[str, ...], parameters: dict[str, Any], rounds: int, workers: int, weight: float
 ) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
@@ -147,7 +153,6 @@ def _trainer(
 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import numpy as np
-        import xgboost
         from pyspark import BarrierTaskContext
 
         collected = list(batches)
@@ -160,19 +165,24 @@ def _trainer(
         context = BarrierTaskContext.get()
 
         def train() -> bytes:
-            if parameters.get("tree_method") == "exact":
-                data = xgboost.DMatrix(rows, label, weight=weights, nthread=parameters["nthread"])
-            else:
-                data = xgboost.QuantileDMatrix(
-                    rows, label, weight=weights, nthread=parameters["nthread"], max_bin=parameters.get("max_bin", 256)
-                )
-            return bytes(xgboost.train(parameters, data, rounds).save_raw("ubj"))
+            return train_booster(rows, label, weights, parameters, rounds)
 
         booster = train() if workers == 1 else _together(context, workers, train)
         if context.partitionId() == 0:
             yield pa.RecordBatch.from_pydict({"booster": pa.array([booster], pa.binary())})
 
     return run
+
+
+def train_booster(rows: Any, label: Any, weights: Any, parameters: dict[str, Any], rounds: int) -> bytes:
+    """Train XGBoost on arrays; returns the booster as binary JSON."""
+    import xgboost
+
+    if parameters.get("tree_method") == "exact":
+        data = xgboost.DMatrix(rows, label, weight=weights, nthread=parameters["nthread"])
+    else:
+        data = xgboost.QuantileDMatrix(rows, label, weight=weights, nthread=parameters["nthread"], max_bin=parameters.get("max_bin", 256))
+    return bytes(xgboost.train(parameters, data, rounds).save_raw("ubj"))
 
 
 def _together(context: Any, workers: int, train: Callable[[], bytes]) -> bytes:

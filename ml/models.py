@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from etl.errors import WarehouseError
+from ml import shapley
 
 Files = Mapping[str, bytes]
 """Contents by path relative to the model's folder."""
@@ -33,46 +33,19 @@ DESCRIPTION = "model.json"
 BOOSTER = "booster.ubj"
 MEANS = "means.json"
 FORMAT = 1
-TABLE_SPLITS = 8
-"""Comparisons of a tree up to which its SHAP values are tabulated: 256 rows."""
 
 MLLIB_CLASSES = {
     "org.apache.spark.ml.classification.LogisticRegressionModel": "logistic_regression",
-    "org.apache.spark.ml.classification.RandomForestClassificationModel": "random_forest",
+    "org.apache.spark.ml.regression.RandomForestRegressionModel": "random_forest",
     "org.apache.spark.ml.classification.GBTClassificationModel": "gradient_boosted_trees",
 }
 """MLlib's classes whose numbers are read; any other is refused."""
 
-MLLIB_TREES = {
-    "org.apache.spark.ml.classification.DecisionTreeClassificationModel",
-    "org.apache.spark.ml.regression.DecisionTreeRegressionModel",
-}
+MLLIB_TREE = "org.apache.spark.ml.regression.DecisionTreeRegressionModel"
 
 
 class ModelFilesError(WarehouseError):
     """A model's files are not what they should be; nothing in them was run."""
-
-
-@dataclass(frozen=True)
-class ShapTable:
-    """SHAP values of one small tree, for every way in which its comparisons can come out.
-
-    Attributes
-    ----------
-    splits
-        Feature and threshold of each comparison; its outcome is a bit of the table's row number.
-    touched
-        Features that the tree compares, ascending.
-    values
-        Shape (2 ** comparisons, touched).
-    expected
-        What the tree gives on average.
-    """
-
-    splits: tuple[tuple[int, np.float32], ...]
-    touched: tuple[int, ...]
-    values: Matrix
-    expected: float
 
 
 @dataclass
@@ -90,7 +63,7 @@ class Trees:
     raw: bytes
     is_logistic: bool
     _booster: Any = field(default=None, repr=False, compare=False)
-    _tables: tuple[ShapTable, ...] | None = field(default=None, repr=False, compare=False)
+    _tables: shapley.Tables | None = field(default=None, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, object]:
         # The tables travel to the workers, the booster is made there.
@@ -107,19 +80,15 @@ class Trees:
             self._booster.set_param({"nthread": 1})
         return self._booster
 
-    @property
-    def tables(self) -> tuple[ShapTable, ...]:
-        """SHAP tables of the trees, worked out once; none where a tree has too many comparisons."""
+    def prepare(self) -> bool:
+        """Work out the SHAP tables, if the trees are small enough; tells whether SHAP values of every row are affordable."""
         if self._tables is None:
-            trees = json.loads(self.booster.save_raw("json"))["learner"]["gradient_booster"]["model"]["trees"]
-            small = all(sum(left >= 0 for left in tree["left_children"]) <= TABLE_SPLITS for tree in trees)
-            self._tables = tuple(shap_table(tree) for tree in trees) if small else ()
-        return self._tables
-
-    @property
-    def is_quick_to_explain(self) -> bool:
-        """Whether SHAP values cost no more than the prediction itself."""
-        return bool(self.tables)
+            try:
+                self._tables = shapley.tables(self.booster)
+            except shapley.ShapleyError:
+                # Deeper trees: XGBoost's own algorithm explains the rows that are worth it.
+                return False
+        return True
 
     def probability(self, rows: Matrix) -> Floats:
         """Probability of fraud, shape (rows,)."""
@@ -128,72 +97,14 @@ class Trees:
 
     def contributions(self, rows: Matrix) -> Floats:
         """SHAP values in probability, shape (rows, features); a row sums to its probability less the mean one."""
-        if self.tables:
-            values, base = self._looked_up(rows), np.full(len(rows), sum(table.expected for table in self.tables))
+        if self._tables is not None:
+            values, base = shapley.contributions(self._tables, rows).astype(np.float64), np.full(len(rows), self._tables.base)
         else:
             import xgboost
 
             told = self.booster.predict(xgboost.DMatrix(rows, nthread=1), pred_contribs=True).astype(np.float64)
             values, base = told[:, :-1], told[:, -1]
         return _in_probability(values, base) if self.is_logistic else values
-
-    def _looked_up(self, rows: Matrix) -> Floats:
-        columns = np.ascontiguousarray(rows.T)
-        total = np.zeros(columns.shape)
-        for table in self.tables:
-            outcome = np.zeros(len(rows), np.uint16)
-            for bit, (feature, threshold) in enumerate(table.splits):
-                outcome |= (columns[feature] < threshold).astype(np.uint16) << np.uint16(bit)
-            index = outcome.astype(np.intp)
-            for number, feature in enumerate(table.touched):
-                total[feature] += table.values[:, number].take(index)
-        return total.T
-
-
-def shap_table(tree: Mapping[str, Any]) -> ShapTable:
-    """Work out the path-dependent SHAP values of a tree (Lundberg et al. 2018, "Consistent individualized feature attribution").
-
-    What a set of known features tells is the mean of the leaves that they leave open, each side of an unknown
-    comparison weighing as in training. The value of a feature is what knowing it adds, averaged over all orders.
-
-    Parameters
-    ----------
-    tree
-        A tree as XGBoost writes it in JSON, with at most `TABLE_SPLITS` comparisons and no missing values.
-    """
-    left, right = tree["left_children"], tree["right_children"]
-    cover, condition, compared = tree["sum_hessian"], tree["split_conditions"], tree["split_indices"]
-    splits = [node for node in range(len(left)) if left[node] >= 0]
-    bits = {node: bit for bit, node in enumerate(splits)}
-    touched = sorted({compared[node] for node in splits})
-    outcomes = np.arange(1 << len(splits))
-
-    def mean(node: int, known: frozenset[int]) -> Floats:
-        if left[node] < 0:
-            return np.full(len(outcomes), condition[node])
-        below, above = mean(left[node], known), mean(right[node], known)
-        if compared[node] in known:
-            return np.where((outcomes >> bits[node]) & 1, below, above)
-        return (below * cover[left[node]] + above * cover[right[node]]) / (cover[left[node]] + cover[right[node]])
-
-    count = len(touched)
-    means = {
-        chosen: mean(0, frozenset(feature for number, feature in enumerate(touched) if chosen >> number & 1))
-        for chosen in range(1 << count)
-    }
-    values = np.zeros((len(outcomes), count))
-    for chosen, told in means.items():
-        size = chosen.bit_count()
-        for number in range(count):
-            if not chosen >> number & 1:
-                weight = math.factorial(size) * math.factorial(count - size - 1) / math.factorial(count)
-                values[:, number] += weight * (means[chosen | 1 << number] - told)
-    return ShapTable(
-        tuple((compared[node], np.float32(condition[node])) for node in splits),
-        tuple(touched),
-        values.astype(np.float32),
-        float(means[0][0]),
-    )
 
 
 @dataclass
@@ -212,7 +123,9 @@ class Linear:
     intercept: float
     means: Floats
 
-    is_quick_to_explain = True
+    def prepare(self) -> bool:
+        """Tell that SHAP values of every row are affordable."""
+        return True
 
     def probability(self, rows: Matrix) -> Floats:
         """Probability of fraud, shape (rows,)."""
@@ -261,10 +174,10 @@ class Model:
     parts: tuple[Trees | Linear, ...]
     description: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def is_quick_to_explain(self) -> bool:
-        """Whether SHAP values of every row are affordable."""
-        return all(part.is_quick_to_explain for part in self.parts)
+    def prepare(self) -> bool:
+        """Prepare for explanations; tells whether SHAP values of every row are affordable."""
+        prepared = [part.prepare() for part in self.parts]
+        return all(prepared)
 
     def probability(self, rows: Matrix) -> Floats:
         """Probability of fraud.
@@ -406,22 +319,20 @@ def _load_linear(files: Files) -> Linear:
 def _load_ensemble(files: Files, features: int, is_boosted: bool) -> Trees:
     """Turn MLlib's nodes into a booster of XGBoost.
 
-    A forest's leaf says the share of frauds in it, divided by the number of trees; a boosted tree's leaf twice its
+    A forest's leaf gives the share of frauds in it, divided by the number of trees; a boosted tree's leaf twice its
     weighted prediction, MLlib's loss being log(1 + exp(-2 y margin)).
     """
     weights: dict[int, float] = {}
     for row in _rows(files, "treesMetadata"):
         named = json.loads(row["_2"]).get("class")
-        if named not in MLLIB_TREES:
-            raise ModelFilesError(f"a tree of a model names the class {named}; read are only {', '.join(sorted(MLLIB_TREES))}")
+        if named != MLLIB_TREE:
+            raise ModelFilesError(f"a tree of a model names the class {named}; read is only {MLLIB_TREE}")
         weights[row["_1"]] = row["_3"]
     nodes: dict[int, list[dict[str, Any]]] = {tree: [] for tree in weights}
     for row in _rows(files, "data"):
         nodes[row["treeID"]].append(row["nodeData"])
     total = sum(weights.values())
-    trees = [
-        _tree(nodes[tree], features, 2.0 * weights[tree] if is_boosted else weights[tree] / total, is_boosted) for tree in sorted(nodes)
-    ]
+    trees = [_tree(nodes[tree], features, 2.0 * weights[tree] if is_boosted else weights[tree] / total) for tree in sorted(nodes)]
     return Trees(booster_of(trees, features, "binary:logistic" if is_boosted else "reg:squarederror"), is_logistic=is_boosted)
 
 
@@ -431,7 +342,7 @@ def float_above(threshold: Floats) -> Matrix:
     return np.where(nearest.astype(np.float64) > threshold, nearest, np.nextafter(nearest, np.float32(np.inf)))
 
 
-def _tree(nodes: list[dict[str, Any]], features: int, scale: float, is_boosted: bool) -> dict[str, Any]:
+def _tree(nodes: list[dict[str, Any]], features: int, scale: float) -> dict[str, Any]:
     """One tree as XGBoost writes it; MLlib's node numbers count from 0 without holes."""
     nodes = sorted(nodes, key=lambda node: node["id"])
     if [node["id"] for node in nodes] != list(range(len(nodes))):
@@ -442,14 +353,9 @@ def _tree(nodes: list[dict[str, Any]], features: int, scale: float, is_boosted: 
     if any(not is_leaf[number] and node["split"]["numCategories"] >= 0 for number, node in enumerate(nodes)):
         raise ModelFilesError("a tree splits by category; features are numbers")
     threshold = np.array([0.0 if is_leaf[number] else node["split"]["leftCategoriesOrThreshold"][0] for number, node in enumerate(nodes)])
-    stats = np.array([node["impurityStats"] for node in nodes], np.float64)
-    if is_boosted:
-        # Variance keeps the count and two sums; the count is the weight.
-        value, cover = np.array([node["prediction"] for node in nodes]), stats[:, 0]
-    else:
-        cover = stats.sum(axis=1)
-        value = np.divide(stats[:, 1], cover, out=np.zeros(len(nodes)), where=cover > 0)
-    value = value * scale
+    value = np.array([node["prediction"] for node in nodes], np.float64) * scale
+    # Of the variance MLlib keeps the count (of weights) and two sums.
+    cover = np.array([node["impurityStats"][0] for node in nodes], np.float64)
     parents = np.full(len(nodes), 2**31 - 1)
     inner = np.flatnonzero(~is_leaf)
     parents[left[inner]] = inner
@@ -464,7 +370,7 @@ def _tree(nodes: list[dict[str, Any]], features: int, scale: float, is_boosted: 
         "default_left": nothing,
         "id": 0,
         "left_children": left.tolist(),
-        "loss_changes": nothing,
+        "loss_changes": [0.0] * len(nodes),
         "parents": parents.tolist(),
         "right_children": right.tolist(),
         "split_conditions": np.where(is_leaf, value, float_above(threshold)).tolist(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 from pathlib import Path
 from typing import Literal
@@ -98,6 +99,13 @@ class Declaration(_Declared):
         return tuple(name for name in FEATURE_NAMES if name in self.features)
 
 
+class Handbook(_Declared):
+    """The Handbook's own models, and the test week of its published figures."""
+
+    test_from: dt.date
+    models: dict[str, Declaration]
+
+
 class Params(_Declared):
     """The whole file."""
 
@@ -109,18 +117,20 @@ class Params(_Declared):
     partitions: int = Field(ge=1)
     train: tuple[str, ...]
     models: dict[str, Declaration]
+    handbook: Handbook
+    compare: tuple[str, ...]
 
     @model_validator(mode="after")
     def _known(self) -> Params:
-        named = {*self.train, *(part for model in self.models.values() for part in model.of)}
+        named = {*self.train, *self.compare, *(part for model in self.models.values() for part in model.of)}
         if unknown := named - set(self.models):
             raise ValueError(f"there is no model {', '.join(sorted(unknown))}")
         if nested := [name for name, model in self.models.items() if any(self.models[part].kind == "average" for part in model.of)]:
             raise ValueError(f"{', '.join(nested)}: an average of an average")
         return self
 
-    def chosen(self, names: list[str]) -> tuple[str, ...]:
-        """Return the named models, or those of `train` when none is named.
+    def chosen(self, names: list[str], otherwise: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """Return the named models, or others (those of `train`) when none is named.
 
         Raises
         ------
@@ -129,7 +139,7 @@ class Params(_Declared):
         """
         if unknown := [name for name in names if name not in self.models]:
             raise RefusedError(f"model {', '.join(unknown)} is not declared in ml/params.yaml; declared are {', '.join(self.models)}")
-        return tuple(names) or self.train
+        return tuple(names) or otherwise or self.train
 
 
 @functools.cache

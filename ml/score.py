@@ -165,22 +165,21 @@ def scorer(
     """
     import numpy as np
 
-    from ml import models
+    from ml import models, shapley
 
     levels = np.array(["LOW", "MEDIUM", "HIGH"])
     thresholds = params.thresholds
-    explained = np.array([model.is_quick_to_explain or level in params.reasons.levels for level in levels])
+    is_cheap = model.prepare()
+    explained = np.array([is_cheap or level in params.reasons.levels for level in levels])
     count = min(params.reasons.count, len(model.features))
     struct = schema.field("features").type
     item = schema.field("reasons").type.value_type
 
     def reasons(rows: models.Matrix, level: np.ndarray) -> pa.ListArray:
         wanted = np.flatnonzero(explained[level])
-        values = -model.contributions(rows[wanted])
-        top = np.argpartition(values, count - 1, axis=1)[:, :count]
+        values = model.contributions(rows[wanted])
+        top = shapley.top(values, count)
         highest = np.take_along_axis(values, top, axis=1)
-        order = np.argsort(highest, axis=1, kind="stable")
-        top, highest = np.take_along_axis(top, order, axis=1), -np.take_along_axis(highest, order, axis=1)
         lengths = np.zeros(len(rows) + 1, np.int32)
         lengths[wanted + 1] = count
         entries = pa.StructArray.from_arrays(
@@ -268,7 +267,7 @@ def _publish(spark: SparkSession, server: Session, todo: Pending, champion: Vers
     """Write predictions to a branch and move the table to it."""
     from pyspark.sql import functions as F  # noqa: N812
 
-    from ml import models
+    from ml import models, shapley
     from ml.spark import ship
 
     started = time.monotonic()
@@ -289,7 +288,7 @@ def _publish(spark: SparkSession, server: Session, todo: Pending, champion: Vers
     schema = prediction_schema(
         {field.name: types[field.dataType.simpleString()] for field in spark.table(f"{TABLE}").select("features.*").schema}
     )
-    ship(models, sys.modules[__name__])
+    ship(models, shapley, sys.modules[__name__])
     scored_at = dt.datetime.now(dt.UTC)
     run = scorer(model, champion, params, scored_at, schema)
     predictions = rows.select(*KEYS, *(name for name in model.features if name in have and name not in KEYS)).mapInArrow(run, _ddl(schema))

@@ -15,7 +15,7 @@ from etl.log import logger, run_main
 from ml import datasets, models, registry
 from ml.datasets import Rows, Snapshots
 from ml.evaluation import Quality, Week, quality
-from ml.params import Params, params
+from ml.params import Declaration, Params, params
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -48,13 +48,19 @@ def metrics(reached: Quality) -> dict[str, float]:
     }
 
 
-def fit_model(rows: DataFrame, name: str, declared: Params, done: dict[str, dict[str, bytes]]) -> dict[str, bytes]:
+def fit_model(
+    rows: DataFrame, name: str, declarations: Mapping[str, Declaration], declared: Params, done: dict[str, dict[str, bytes]]
+) -> dict[str, bytes]:
     """Train a declared model.
 
     Parameters
     ----------
     rows
         Training rows with all features that the model reads.
+    declarations
+        Models by name, this one and the parts of an average among them.
+    declared
+        Seed, partitions, thresholds.
     done
         Parts that were trained on these rows already, by name; an average uses them and adds what it trains.
 
@@ -65,17 +71,17 @@ def fit_model(rows: DataFrame, name: str, declared: Params, done: dict[str, dict
     """
     from ml.estimators import fit
 
-    declaration = declared.models[name]
+    declaration = declarations[name]
     parts = declaration.of or (name,)
     # Parts of an average read the average's features.
     features = declaration.feature_names()
     for part in parts:
         if part not in done:
-            done[part] = fit(rows, features, declared.models[part], declared.seed, declared.partitions)
+            done[part] = fit(rows, features, declarations[part], declared.seed, declared.partitions)
     described = {
         "name": name,
         "seed": declared.seed,
-        "declarations": {part: declared.models[part].model_dump(mode="json") for part in (name, *declaration.of)},
+        "declarations": {part: declarations[part].model_dump(mode="json") for part in (name, *declaration.of)},
         "thresholds": declared.thresholds.model_dump(),
         "reasons": declared.reasons.model_dump(mode="json"),
     }
@@ -83,29 +89,42 @@ def fit_model(rows: DataFrame, name: str, declared: Params, done: dict[str, dict
 
 
 def train_candidates(
-    spark: SparkSession, names: tuple[str, ...], declared: Params, snapshots: Snapshots, week: Week, as_of: dt.datetime, test: Rows
+    spark: SparkSession,
+    names: tuple[str, ...],
+    declarations: Mapping[str, Declaration],
+    declared: Params,
+    snapshots: Snapshots,
+    week: Week,
+    as_of: dt.datetime,
+    test: Rows,
 ) -> list[Candidate]:
     """Train each named model on the week's training days and measure it on its test rows."""
     done: dict[str, dict[str, bytes]] = {}
-    wanted = tuple(dict.fromkeys(feature for name in names for feature in declared.models[name].feature_names()))
+    wanted = features_of(names, declarations)
     rows = datasets.labelled(spark, snapshots, wanted, (week.train_from, week.train_to), as_of).cache()
     candidates = []
     try:
         for name in names:
             started = time.monotonic()
-            files = fit_model(rows, name, declared, done)
+            files = fit_model(rows, name, declarations, declared, done)
             model = models.load(files)
             candidate = Candidate(name, files, model, measured(model, test), time.monotonic() - started)
             candidates.append(candidate)
             logger.info(
                 "trained",
                 model=name,
+                test_from=str(week),
                 seconds=round(candidate.seconds, 1),
                 **{key: round(value, 4) for key, value in metrics(candidate.quality).items()},
             )
     finally:
         rows.unpersist()
     return candidates
+
+
+def features_of(names: tuple[str, ...], declarations: Mapping[str, Declaration]) -> tuple[str, ...]:
+    """Return the features that any of some models reads."""
+    return tuple(dict.fromkeys(feature for name in names for feature in declarations[name].feature_names()))
 
 
 def decide(candidate: Candidate, champion: registry.Version | None, champion_quality: Quality | None, problem: str) -> tuple[bool, str]:
@@ -152,11 +171,11 @@ def train(names: list[str], as_of: str, this: ops.Run) -> tuple[list[registry.Ve
     logger.info("training", models=list(chosen), train_from=_date(week.train_from), test_from=_date(week.test_from), as_of=now.isoformat())
     standing = registry.champion()
     champion_model, problem = _loaded(standing, spark)
-    wanted = dict.fromkeys(feature for name in chosen for feature in declared.models[name].feature_names())
+    wanted = dict.fromkeys(features_of(chosen, declared.models))
     if champion_model:
         wanted |= dict.fromkeys(champion_model.features)
     test = datasets.test_rows(spark, snapshots, tuple(wanted), week, now)
-    candidates = train_candidates(spark, chosen, declared, snapshots, week, now, test)
+    candidates = train_candidates(spark, chosen, declared.models, declared, snapshots, week, now, test)
     champion_quality = measured(champion_model, test) if champion_model else None
     candidates.sort(key=lambda candidate: -candidate.quality.average_precision)
     window = {

@@ -1,0 +1,204 @@
+"""A model's files: read as data, predicted with exactly, explained."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import xgboost
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ml import models
+from ml.models import ModelFilesError, float_above
+
+FOREST = "org.apache.spark.ml.regression.RandomForestRegressionModel"
+BOOSTED = "org.apache.spark.ml.classification.GBTClassificationModel"
+LOGISTIC = "org.apache.spark.ml.classification.LogisticRegressionModel"
+TREE = "org.apache.spark.ml.regression.DecisionTreeRegressionModel"
+
+
+def parquet(rows: list[dict]) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), buffer)
+    return buffer.getvalue()
+
+
+def metadata(named: str) -> bytes:
+    return json.dumps({"class": named, "uid": "x"}).encode() + b"\n"
+
+
+def node(
+    number: int, stats: list[float], left: int = -1, right: int = -1, feature: int = -1, threshold: float = 0.0, prediction: float = 0.0
+):
+    split = {"featureIndex": feature, "leftCategoriesOrThreshold": [threshold] if left >= 0 else [], "numCategories": -1}
+    return {"id": number, "prediction": prediction, "impurityStats": stats, "leftChild": left, "rightChild": right, "split": split}
+
+
+def ensemble(named: str, trees: list[list[dict]], tree_class: str = TREE, weights: list[float] | None = None) -> dict[str, bytes]:
+    weights = weights or [1.0] * len(trees)
+    return models.describe(
+        ("a", "b"),
+        {
+            "part": {
+                "metadata/part-00000": metadata(named),
+                "treesMetadata/part-00000.parquet": parquet(
+                    [{"_1": number, "_2": json.dumps({"class": tree_class}), "_3": weight} for number, weight in enumerate(weights)]
+                ),
+                "data/part-00000.parquet": parquet(
+                    [{"treeID": number, "nodeData": one} for number, tree in enumerate(trees) for one in tree]
+                ),
+            }
+        },
+        {"name": "test"},
+    )
+
+
+# Statistics are the count and two sums; a leaf's prediction is its share of frauds.
+TWO_TREES = [
+    [node(0, [10, 4, 4], 1, 2, 0, 1.5), node(1, [8, 2, 2], prediction=0.25), node(2, [2, 2, 2], prediction=1.0)],
+    [node(0, [10, 5, 5], 1, 2, 1, 0.1), node(1, [4, 0, 0], prediction=0.0), node(2, [6, 5, 5], prediction=5 / 6)],
+]
+
+
+def test_a_forest_of_mllib_gives_the_mean_of_its_leaves_shares():
+    model = models.load(ensemble(FOREST, TWO_TREES))
+    rows = np.array([[1.5, 0.0], [1.6, 0.0], [1.0, 1.0], [9.0, 9.0]], np.float32)
+    assert model.probability(rows).tolist() == pytest.approx([(0.25 + 0) / 2, (1 + 0) / 2, (0.25 + 5 / 6) / 2, (1 + 5 / 6) / 2], abs=1e-7)
+
+
+def test_boosted_trees_of_mllib_sum_up_to_half_the_log_odds():
+    trees = [
+        [node(0, [9, 0, 0], 1, 2, 0, 0.5), node(1, [5, 0, 0], prediction=-1.0), node(2, [4, 0, 0], prediction=1.0)],
+        [node(0, [9, 0, 0], prediction=0.5)],
+    ]
+    model = models.load(ensemble(BOOSTED, trees, weights=[1.0, 0.1]))
+    margins = np.array([-1.0 + 0.05, 1.0 + 0.05])
+    assert model.probability(np.array([[0.5, 0], [0.6, 0]], np.float32)) == pytest.approx(1 / (1 + np.exp(-2 * margins)), abs=1e-7)
+
+
+def test_contributions_of_a_forest_add_up_to_the_probability():
+    model = models.load(ensemble(FOREST, TWO_TREES))
+    rows = np.array([[1.5, 0.0], [9.0, 9.0]], np.float32)
+    # The shares of frauds in the two roots.
+    expected = (0.4 + 0.5) / 2
+    for is_prepared in (False, True):
+        if is_prepared:
+            assert model.prepare()
+        assert model.contributions(rows).sum(axis=1) == pytest.approx(model.probability(rows) - expected, abs=1e-6)
+
+
+def test_a_logistic_regression_predicts_and_explains_from_the_mean_row():
+    files = models.describe(
+        ("a", "b"),
+        {
+            "part": {
+                "metadata/part-00000": metadata(LOGISTIC),
+                "data/part-00000.parquet": parquet(
+                    [
+                        {
+                            "interceptVector": {"type": 1, "size": None, "indices": None, "values": [-1.0]},
+                            "coefficientMatrix": {
+                                "type": 1, "numRows": 1, "numCols": 2, "colPtrs": None, "rowIndices": None,
+                                "values": [2.0, 0.5], "isTransposed": True,
+                            },
+                        }
+                    ]
+                ),
+                models.MEANS: json.dumps({"means": [0.5, 2.0]}).encode(),
+            }
+        },
+        {},
+    )  # fmt: skip
+    model = models.load(files)
+    rows = np.array([[0.5, 2.0], [1.5, 2.0]], np.float32)
+    probability = 1 / (1 + np.exp(-np.array([1.0, 3.0])))
+    assert model.probability(rows) == pytest.approx(probability)
+    contributions = model.contributions(rows)
+    assert contributions[0].tolist() == [0.0, 0.0]
+    assert contributions[1].tolist() == pytest.approx([probability[1] - probability[0], 0.0])
+
+
+def boosted(rows: np.ndarray, label: np.ndarray, depth: int) -> bytes:
+    parameters = {"objective": "binary:logistic", "max_depth": depth, "base_score": 0.5, "nthread": 1}
+    return bytes(xgboost.train(parameters, xgboost.DMatrix(rows, label), 5).save_raw("ubj"))
+
+
+@pytest.mark.parametrize("depth", [3, 7])
+def test_an_average_is_the_mean_of_probabilities_and_of_contributions(depth: int):
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(300, 2)).astype(np.float32)
+    label = (rows[:, 0] * rows[:, 1] > 0).astype(int)
+    parts = {name: {models.BOOSTER: boosted(rows[part], label[part], depth)} for name, part in (("x", slice(150)), ("y", slice(150, 300)))}
+    model = models.load(models.describe(("a", "b"), parts, {}))
+    single = [models.load(models.describe(("a", "b"), {name: files}, {})) for name, files in parts.items()]
+    assert model.probability(rows) == pytest.approx((single[0].probability(rows) + single[1].probability(rows)) / 2)
+    is_cheap = model.prepare()
+    assert is_cheap == (depth == 3)
+    contributions = model.contributions(rows)
+    rise = model.probability(rows) - contributions.sum(axis=1)
+    assert rise == pytest.approx(rise[0], abs=1e-5)
+
+
+def test_a_loaded_model_travels_and_predicts_the_same_bits():
+    random = np.random.default_rng(1)
+    rows = random.normal(size=(200, 2)).astype(np.float32)
+    model = models.load(models.describe(("a", "b"), {"x": {models.BOOSTER: boosted(rows, (rows[:, 0] > 0).astype(int), 3)}}, {}))
+    model.prepare()
+    before = model.probability(rows)
+    travelled = pickle.loads(pickle.dumps(model))
+    assert np.array_equal(travelled.probability(rows), before)
+    assert np.array_equal(travelled.contributions(rows), model.contributions(rows))
+
+
+@given(
+    st.floats(allow_nan=False, min_value=-1e30, max_value=1e30),
+    st.floats(width=32, allow_nan=False, min_value=-(2.0**100), max_value=2.0**100),
+)
+def test_no_row_changes_sides_when_a_threshold_becomes_a_float(threshold: float, value: float):
+    above = float_above(np.array([threshold]))[0]
+    assert (value <= threshold) == (np.float32(value) < above)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.5, 0.1, -0.1, 1 / 3])
+def test_a_threshold_that_is_or_is_not_a_float_divides_as_before(threshold: float):
+    above = float_above(np.array([threshold]))[0]
+    below = np.nextafter(above, np.float32(-np.inf))
+    assert float(below) <= threshold < float(above)
+
+
+@pytest.mark.parametrize(
+    "named",
+    ["org.apache.spark.ml.PipelineModel", "org.apache.spark.ml.classification.RandomForestClassificationModel", "os.system", "", None],
+)
+def test_a_class_that_is_not_listed_is_refused_by_name(named: str | None):
+    with pytest.raises(ModelFilesError, match="names the class"):
+        models.load(ensemble(named, TWO_TREES))  # type: ignore[arg-type]
+
+
+def test_a_tree_of_a_class_that_is_not_listed_is_refused():
+    with pytest.raises(ModelFilesError, match=r"a tree of a model names the class java\.lang\.Runtime"):
+        models.load(ensemble(FOREST, TWO_TREES, tree_class="java.lang.Runtime"))
+
+
+def test_a_pickle_is_not_read(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "exploded"), "w"))
+
+    files = models.describe(("a",), {"part": {"model.pkl": pickle.dumps(Bomb()), "python_model.pkl": pickle.dumps(Bomb())}}, {})
+    with pytest.raises(ModelFilesError, match="neither"):
+        models.load(files)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_files_of_another_format_or_without_description_are_refused():
+    with pytest.raises(ModelFilesError, match=r"lack model\.json"):
+        models.load({})
+    with pytest.raises(ModelFilesError, match="format 99"):
+        models.load({models.DESCRIPTION: b'{"format": 99}'})
