@@ -96,6 +96,8 @@ def session(
     )
     try:
         connection = hive.connect(host=host, port=port, username=user or settings().hdfs_user, configuration=configuration or {})
+    except hive.OperationalError as error:
+        raise StatementError(f"the {server} SQL server opened no session: {first_sentence(error)}") from error
     except (TTransportException, OSError) as error:
         raise UnavailableError(f"the {server} SQL server at {host}:{port} does not answer; start it with bash/stack.sh up") from error
     try:

@@ -133,7 +133,7 @@ def metastore_site(reader: Reader) -> dict[str, object]:
 def hive_site(reader: Reader) -> dict[str, object]:
     """Properties of Spark's Hive client and of its HiveServer2 protocol."""
     here = settings()
-    scratch = here.data_dir / "tmp" / reader
+    # Local scratch folders follow java.io.tmpdir, one for each session: sessions that share one remove it from each other.
     return {
         "hive.metastore.uris": f"thrift://{here.metastore_host}:{here.port('metastore' if reader == 'loads' else 'readers_metastore')}",
         "hive.metastore.client.socket.timeout": "60s",
@@ -141,9 +141,6 @@ def hive_site(reader: Reader) -> dict[str, object]:
         "hive.server2.thrift.bind.host": here.host,
         "hive.server2.thrift.port": here.port(reader),
         "hive.exec.scratchdir": f"{here.hdfs_uri}/tmp/hive-{reader}",  # noqa: S108 - a folder of HDFS
-        "hive.exec.local.scratchdir": scratch / "scratch",
-        "hive.downloaded.resources.dir": scratch / "resources",
-        "hive.querylog.location": scratch / "querylog",
         "hive.server2.logging.operation.enabled": "false",
         "hive.server2.idle.session.timeout": "6h",
     }
