@@ -123,7 +123,7 @@ def pending(server: Session, as_of: int | None, is_full: bool) -> Pending:
         f"SELECT DISTINCT partition.transacted_at_day FROM {SOURCE}.files "
         f"WHERE file_path NOT IN (SELECT file_path FROM {SOURCE}.files VERSION AS OF {scored})"
     )
-    return Pending(snapshot, tuple(sorted(row[0] for row in days)), as_of)
+    return Pending(snapshot, tuple(sorted(dt.date.fromisoformat(str(row[0])) for row in days)), as_of)
 
 
 def days_filter(column: str, days: tuple[dt.date, ...]) -> str:
