@@ -342,13 +342,10 @@ def float_above(threshold: Floats) -> Matrix:
     return np.where(nearest.astype(np.float64) > threshold, nearest, np.nextafter(nearest, np.float32(np.inf)))
 
 
-def _tree(nodes: list[dict[str, Any]], features: int, scale: float) -> dict[str, Any]:
-    """One tree as XGBoost writes it; MLlib's node numbers count from 0 without holes."""
-    nodes = sorted(nodes, key=lambda node: node["id"])
-    if [node["id"] for node in nodes] != list(range(len(nodes))):
-        raise ModelFilesError("a tree's nodes are not numbered from 0 on; train the model again with bash/train.sh")
-    left = np.array([node["leftChild"] for node in nodes])
-    right = np.array([node["rightChild"] for node in nodes])
+def _tree(given: list[dict[str, Any]], features: int, scale: float) -> dict[str, Any]:
+    """One tree as XGBoost writes it."""
+    nodes, left = _side_by_side(given)
+    right = np.where(left < 0, -1, left + 1)
     is_leaf = left < 0
     if any(not is_leaf[number] and node["split"]["numCategories"] >= 0 for number, node in enumerate(nodes)):
         raise ModelFilesError("a tree splits by category; features are numbers")
@@ -384,6 +381,30 @@ def _tree(nodes: list[dict[str, Any]], features: int, scale: float) -> dict[str,
             "size_leaf_vector": "1",
         },
     }
+
+
+def _side_by_side(given: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], npt.NDArray[np.int64]]:
+    """Number the nodes of a tree anew, level by level: XGBoost takes the node after the left child for the right one.
+
+    Returns
+    -------
+    nodes
+        In their new order, the root first.
+    left
+        New number of each node's left child, -1 for a leaf.
+    """
+    by_id = {node["id"]: node for node in given}
+    nodes = [by_id[0]]
+    left: list[int] = []
+    for node in nodes:
+        if node["leftChild"] < 0:
+            left.append(-1)
+            continue
+        left.append(len(nodes))
+        nodes += [by_id[node["leftChild"]], by_id[node["rightChild"]]]
+        if len(nodes) > len(given):
+            raise ModelFilesError("a tree's nodes run in a circle; train the model again with bash/train.sh")
+    return nodes, np.array(left)
 
 
 def booster_of(trees: list[dict[str, Any]], features: int, objective: str) -> bytes:

@@ -72,6 +72,53 @@ def test_a_forest_of_mllib_gives_the_mean_of_its_leaves_shares():
     assert model.probability(rows).tolist() == pytest.approx([(0.25 + 0) / 2, (1 + 0) / 2, (0.25 + 5 / 6) / 2, (1 + 5 / 6) / 2], abs=1e-7)
 
 
+def grown(random: np.random.Generator, depth: int) -> list[dict]:
+    """A random tree, numbered as MLlib does: a node, all below its left child, all below its right child."""
+    nodes: list[dict] = []
+
+    def grow(depth: int) -> int:
+        number = len(nodes)
+        nodes.append({})
+        share = float(random.random())
+        if depth == 0 or random.random() < 0.2:
+            nodes[number] = node(number, [1.0, share, share], prediction=share)
+        else:
+            left, right = grow(depth - 1), grow(depth - 1)
+            threshold = float(random.choice([random.normal(), np.float32(random.normal())]))
+            stats = [nodes[left]["impurityStats"][0] + nodes[right]["impurityStats"][0], 0.0, 0.0]
+            nodes[number] = node(number, stats, left, right, int(random.integers(2)), threshold)
+        return number
+
+    grow(depth)
+    return nodes
+
+
+def walked(tree: list[dict], row: np.ndarray) -> float:
+    """What MLlib does: left if the value is not above the threshold."""
+    here = tree[0]
+    while here["leftChild"] >= 0:
+        is_left = float(row[here["split"]["featureIndex"]]) <= here["split"]["leftCategoriesOrThreshold"][0]
+        here = tree[here["leftChild"] if is_left else here["rightChild"]]
+    return here["prediction"]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_random_forests_of_mllib_are_walked_alike(seed: int):
+    random = np.random.default_rng(seed)
+    trees = [grown(random, depth) for depth in (0, 1, 4, 9)]
+    thresholds = [one["split"]["leftCategoriesOrThreshold"][0] for tree in trees for one in tree if one["leftChild"] >= 0]
+    # Some rows lie on a threshold, as near as a float can.
+    rows = np.concatenate((random.normal(size=(200, 2)), random.choice(thresholds, (200, 2)))).astype(np.float32)
+    expected = [np.mean([walked(tree, row) for tree in trees]) for row in rows]
+    assert models.load(ensemble(FOREST, trees)).probability(rows) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_tree_that_runs_in_a_circle_is_refused():
+    circle = [node(0, [1, 0, 0], 1, 2), node(1, [1, 0, 0], 0, 2), node(2, [1, 0, 0])]
+    with pytest.raises(ModelFilesError, match="circle"):
+        models.load(ensemble(FOREST, [circle]))
+
+
 def test_boosted_trees_of_mllib_sum_up_to_half_the_log_odds():
     trees = [
         [node(0, [9, 0, 0], 1, 2, 0, 0.5), node(1, [5, 0, 0], prediction=-1.0), node(2, [4, 0, 0], prediction=1.0)],
