@@ -201,8 +201,8 @@ def reconciliation() -> list[str]:
     """Return what the newest reconciliation found, a line a table."""
     with opened("etl", "warehouse") as connection, connection.cursor() as cursor:
         cursor.execute(
-            "SELECT table_name, sum(source_rows), sum(loaded_rows), sum(rejected_rows), bool_and(is_equal) FROM ops.reconciliations "
-            "WHERE run_id = (SELECT run_id FROM ops.runs WHERE verb = 'reconcile' ORDER BY started_at DESC LIMIT 1) GROUP BY 1 ORDER BY 1"
+            "SELECT table_name, source_rows, loaded_rows, rejected_rows, is_equal FROM ops.reconciliations WHERE part = 'all' "
+            "AND run_id = (SELECT run_id FROM ops.runs WHERE verb = 'reconcile' ORDER BY started_at DESC LIMIT 1) ORDER BY 1"
         )
         return [
             f"reconciled {name}: {source:,} in the source = {loaded:,} loaded + {rejected:,} rejected: {'equal' if equal else 'DIFFERENT'}"
