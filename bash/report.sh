@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Write the report of the champion, one HTML file that needs no network: <data_dir>/report/index.html
+# Usage: bash/report.sh [--as-of TIME]
+#   --as-of  with the labels known then (ISO 8601); by default the newest transaction
+# Exit codes: 0 written, 3 refused (no champion), 6 a server does not answer.
+source "$(dirname "$0")/lib.sh"
+"$ROOT/bash/submit.sh" ml.report "$@"
