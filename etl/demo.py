@@ -123,6 +123,7 @@ LAST_STEPS = [
     Step("core and features", verb("transform", "incremental"), is_once=False),
     Step("score what is new", verb("score"), is_once=False),
     Step("reconcile", verb("reconcile"), is_once=False),
+    Step("report", verb("report"), is_once=False),
 ]
 
 
@@ -245,6 +246,7 @@ def where_next() -> str:
         (
             "where to look next",
             '  ask            bash/query.sh "select risk_level, count(*) from mart.predictions group by risk_level"',
+            f"  report         {here.data_dir / 'report' / 'index.html'}",
             f"  NameNode       {here.webhdfs_url}",
             f"  JDBC           jdbc:hive2://{reader}/mart",
             f"  ODBC           Driver=Hive ODBC;Host={here.readers_host};Port={here.port('readers')};"
