@@ -88,7 +88,7 @@ def _folders() -> None:
     here = settings().data_dir
     for name in ("tmp/hadoop", "tmp/loads", "tmp/readers", "logs", "run", "hdfs"):
         (here / name).mkdir(parents=True, exist_ok=True)
-    if machine.is_root():
+    if machine.has_own_reader(jars.SPARK_HOME):
         user = settings().readers_os_user
         machine.ensure_os_user(user)
         shutil.chown(here / "tmp" / "readers", user)
@@ -308,8 +308,8 @@ def fences() -> list[str]:
     """Say which fences stand around the readers server."""
     own_user = (
         f"own operating-system user {settings().readers_os_user}"
-        if machine.is_root()
-        else "no operating-system user of its own: the stack runs as an ordinary user"
+        if machine.has_own_reader(jars.SPARK_HOME)
+        else "no operating-system user of its own: not root, or a folder that only root may enter"
     )
     return [
         f"readers' fences: {own_user}; HDFS user {settings().hdfs_readers_user} may only read; "

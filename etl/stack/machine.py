@@ -138,6 +138,17 @@ def can_enter(user: str, folder: Path) -> bool:
     return True
 
 
+def has_own_reader(program: Path) -> bool:
+    """Tell whether the readers server can have an operating-system user of its own: as root, where others may read the program."""
+    if not is_root():
+        return False
+    try:
+        return can_enter(settings().readers_os_user, program)
+    except KeyError:
+        # The user is made when the stack starts.
+        return can_enter("nobody", program)
+
+
 def taken_port(host: str, port: int) -> str | None:
     """Return who listens on a port ('process (pid)'), or None when it is free."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:

@@ -151,7 +151,7 @@ def _sql_server(reader: configuration.Reader) -> Server:
         after=("metastore",) if reader == "loads" else ("readers_metastore",),
         environment=environment,
         folder=here.data_dir / "tmp" / reader,
-        os_user=here.readers_os_user if reader == "readers" and machine.is_root() else None,
+        os_user=here.readers_os_user if reader == "readers" and machine.has_own_reader(jars.SPARK_HOME) else None,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from etl import sql_server
 from etl.errors import WarehouseError
 from etl.settings import settings
 from etl.sql_server import Session
-from etl.stack import machine
+from etl.stack import jars, machine
 
 WRITES = (
     "INSERT INTO ops.fence VALUES (2)",
@@ -110,6 +110,6 @@ def test_a_file_stays_closed_when_the_session_lifts_the_setting(readers: Session
 
 def test_environment_holds_nothing_but_the_servers_own(readers: Session) -> None:
     ((user,),) = readers.run("SELECT reflect('java.lang.System', 'getProperty', 'user.name')")
-    if machine.is_root():
+    if machine.has_own_reader(jars.SPARK_HOME):
         assert user == settings().readers_os_user
     assert readers.run("SELECT reflect('java.lang.System', 'getenv', 'SUPERVISOR_SERVER_URL')") == [("null",)]
