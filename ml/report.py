@@ -64,6 +64,7 @@ def chart(title: str, says: str, draw: Callable[[Axes], None], height: float = 3
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.grid": True,
+            "axes.axisbelow": True,
             "grid.alpha": 0.25,
             "text.color": INK,
             "axes.labelcolor": INK,
