@@ -36,12 +36,15 @@ FORMAT = 1
 
 MLLIB_CLASSES = {
     "org.apache.spark.ml.classification.LogisticRegressionModel": "logistic_regression",
-    "org.apache.spark.ml.regression.RandomForestRegressionModel": "random_forest",
+    "org.apache.spark.ml.classification.RandomForestClassificationModel": "random_forest",
     "org.apache.spark.ml.classification.GBTClassificationModel": "gradient_boosted_trees",
 }
 """MLlib's classes whose numbers are read; any other is refused."""
 
-MLLIB_TREE = "org.apache.spark.ml.regression.DecisionTreeRegressionModel"
+MLLIB_TREES = {
+    "random_forest": "org.apache.spark.ml.classification.DecisionTreeClassificationModel",
+    "gradient_boosted_trees": "org.apache.spark.ml.regression.DecisionTreeRegressionModel",
+}
 
 
 class ModelFilesError(WarehouseError):
@@ -275,7 +278,7 @@ def _load_mllib(name: str, files: Files, features: int) -> Trees | Linear:
         raise ModelFilesError(f"part {name} of a model names the class {named}; read are only {', '.join(sorted(MLLIB_CLASSES))}")
     if kind == "logistic_regression":
         return _load_linear(files)
-    return _load_ensemble(files, features, is_boosted=kind == "gradient_boosted_trees")
+    return _load_ensemble(files, features, kind)
 
 
 def _rows(files: Files, folder: str) -> list[dict[str, Any]]:
@@ -316,23 +319,26 @@ def _load_linear(files: Files) -> Linear:
     return Linear(values, float(_dense(row["interceptVector"])[0]), np.array(means, np.float64))
 
 
-def _load_ensemble(files: Files, features: int, is_boosted: bool) -> Trees:
+def _load_ensemble(files: Files, features: int, kind: str) -> Trees:
     """Turn MLlib's nodes into a booster of XGBoost.
 
     A forest's leaf gives the share of frauds in it, divided by the number of trees; a boosted tree's leaf twice its
     weighted prediction, MLlib's loss being log(1 + exp(-2 y margin)).
     """
+    is_boosted = kind == "gradient_boosted_trees"
     weights: dict[int, float] = {}
     for row in _rows(files, "treesMetadata"):
         named = json.loads(row["_2"]).get("class")
-        if named != MLLIB_TREE:
-            raise ModelFilesError(f"a tree of a model names the class {named}; read is only {MLLIB_TREE}")
+        if named != MLLIB_TREES[kind]:
+            raise ModelFilesError(f"a tree of a model names the class {named}; read is only {MLLIB_TREES[kind]}")
         weights[row["_1"]] = row["_3"]
     nodes: dict[int, list[dict[str, Any]]] = {tree: [] for tree in weights}
     for row in _rows(files, "data"):
         nodes[row["treeID"]].append(row["nodeData"])
     total = sum(weights.values())
-    trees = [_tree(nodes[tree], features, 2.0 * weights[tree] if is_boosted else weights[tree] / total) for tree in sorted(nodes)]
+    trees = [
+        _tree(nodes[tree], features, 2.0 * weights[tree] if is_boosted else weights[tree] / total, is_boosted) for tree in sorted(nodes)
+    ]
     return Trees(booster_of(trees, features, "binary:logistic" if is_boosted else "reg:squarederror"), is_logistic=is_boosted)
 
 
@@ -342,7 +348,7 @@ def float_above(threshold: Floats) -> Matrix:
     return np.where(nearest.astype(np.float64) > threshold, nearest, np.nextafter(nearest, np.float32(np.inf)))
 
 
-def _tree(given: list[dict[str, Any]], features: int, scale: float) -> dict[str, Any]:
+def _tree(given: list[dict[str, Any]], features: int, scale: float, is_boosted: bool) -> dict[str, Any]:
     """One tree as XGBoost writes it."""
     nodes, left = _side_by_side(given)
     right = np.where(left < 0, -1, left + 1)
@@ -350,9 +356,15 @@ def _tree(given: list[dict[str, Any]], features: int, scale: float) -> dict[str,
     if any(not is_leaf[number] and node["split"]["numCategories"] >= 0 for number, node in enumerate(nodes)):
         raise ModelFilesError("a tree splits by category; features are numbers")
     threshold = np.array([0.0 if is_leaf[number] else node["split"]["leftCategoriesOrThreshold"][0] for number, node in enumerate(nodes)])
-    value = np.array([node["prediction"] for node in nodes], np.float64) * scale
-    # Of the variance MLlib keeps the count (of weights) and two sums.
-    cover = np.array([node["impurityStats"][0] for node in nodes], np.float64)
+    stats = np.array([node["impurityStats"] for node in nodes], np.float64)
+    if is_boosted:
+        # Of the variance MLlib keeps the count and two sums.
+        value, cover = np.array([node["prediction"] for node in nodes], np.float64), stats[:, 0]
+    else:
+        # Of each class its weight.
+        cover = stats.sum(axis=1)
+        value = np.divide(stats[:, 1], cover, out=np.zeros(len(nodes)), where=cover > 0)
+    value = value * scale
     parents = np.full(len(nodes), 2**31 - 1)
     inner = np.flatnonzero(~is_leaf)
     parents[left[inner]] = inner

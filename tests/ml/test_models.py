@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from ml import models
 from ml.models import ModelFilesError, float_above
 
-FOREST = "org.apache.spark.ml.regression.RandomForestRegressionModel"
+FOREST = "org.apache.spark.ml.classification.RandomForestClassificationModel"
 BOOSTED = "org.apache.spark.ml.classification.GBTClassificationModel"
 LOGISTIC = "org.apache.spark.ml.classification.LogisticRegressionModel"
-TREE = "org.apache.spark.ml.regression.DecisionTreeRegressionModel"
+TREE = "org.apache.spark.ml.classification.DecisionTreeClassificationModel"
+BOOSTED_TREE = "org.apache.spark.ml.regression.DecisionTreeRegressionModel"
 
 
 def parquet(rows: list[dict]) -> bytes:
@@ -59,10 +60,9 @@ def ensemble(named: str, trees: list[list[dict]], tree_class: str = TREE, weight
     )
 
 
-# Statistics are the count and two sums; a leaf's prediction is its share of frauds.
 TWO_TREES = [
-    [node(0, [10, 4, 4], 1, 2, 0, 1.5), node(1, [8, 2, 2], prediction=0.25), node(2, [2, 2, 2], prediction=1.0)],
-    [node(0, [10, 5, 5], 1, 2, 1, 0.1), node(1, [4, 0, 0], prediction=0.0), node(2, [6, 5, 5], prediction=5 / 6)],
+    [node(0, [6, 4], 1, 2, 0, 1.5), node(1, [6, 2]), node(2, [0, 2])],
+    [node(0, [5, 5], 1, 2, 1, 0.1), node(1, [4, 0]), node(2, [1, 5])],
 ]
 
 
@@ -81,11 +81,11 @@ def grown(random: np.random.Generator, depth: int) -> list[dict]:
         nodes.append({})
         share = float(random.random())
         if depth == 0 or random.random() < 0.2:
-            nodes[number] = node(number, [1.0, share, share], prediction=share)
+            nodes[number] = node(number, [1 - share, share])
         else:
             left, right = grow(depth - 1), grow(depth - 1)
             threshold = float(random.choice([random.normal(), np.float32(random.normal())]))
-            stats = [nodes[left]["impurityStats"][0] + nodes[right]["impurityStats"][0], 0.0, 0.0]
+            stats = [a + b for a, b in zip(nodes[left]["impurityStats"], nodes[right]["impurityStats"], strict=True)]
             nodes[number] = node(number, stats, left, right, int(random.integers(2)), threshold)
         return number
 
@@ -99,7 +99,7 @@ def walked(tree: list[dict], row: np.ndarray) -> float:
     while here["leftChild"] >= 0:
         is_left = float(row[here["split"]["featureIndex"]]) <= here["split"]["leftCategoriesOrThreshold"][0]
         here = tree[here["leftChild"] if is_left else here["rightChild"]]
-    return here["prediction"]
+    return here["impurityStats"][1]
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -114,7 +114,7 @@ def test_random_forests_of_mllib_are_walked_alike(seed: int):
 
 
 def test_a_tree_that_runs_in_a_circle_is_refused():
-    circle = [node(0, [1, 0, 0], 1, 2), node(1, [1, 0, 0], 0, 2), node(2, [1, 0, 0])]
+    circle = [node(0, [1, 0], 1, 2), node(1, [1, 0], 0, 2), node(2, [1, 0])]
     with pytest.raises(ModelFilesError, match="circle"):
         models.load(ensemble(FOREST, [circle]))
 
@@ -124,7 +124,7 @@ def test_boosted_trees_of_mllib_sum_up_to_half_the_log_odds():
         [node(0, [9, 0, 0], 1, 2, 0, 0.5), node(1, [5, 0, 0], prediction=-1.0), node(2, [4, 0, 0], prediction=1.0)],
         [node(0, [9, 0, 0], prediction=0.5)],
     ]
-    model = models.load(ensemble(BOOSTED, trees, weights=[1.0, 0.1]))
+    model = models.load(ensemble(BOOSTED, trees, BOOSTED_TREE, [1.0, 0.1]))
     margins = np.array([-1.0 + 0.05, 1.0 + 0.05])
     assert model.probability(np.array([[0.5, 0], [0.6, 0]], np.float32)) == pytest.approx(1 / (1 + np.exp(-2 * margins)), abs=1e-7)
 
@@ -221,7 +221,7 @@ def test_a_threshold_that_is_or_is_not_a_float_divides_as_before(threshold: floa
 
 @pytest.mark.parametrize(
     "named",
-    ["org.apache.spark.ml.PipelineModel", "org.apache.spark.ml.classification.RandomForestClassificationModel", "os.system", "", None],
+    ["org.apache.spark.ml.PipelineModel", "org.apache.spark.ml.regression.RandomForestRegressionModel", "os.system", "", None],
 )
 def test_a_class_that_is_not_listed_is_refused_by_name(named: str | None):
     with pytest.raises(ModelFilesError, match="names the class"):
