@@ -132,6 +132,11 @@ def ensure_table(hive: Session, target: Target, columns: dict[str, dict[str, Any
             hive.run(f"ALTER TABLE core.{target.name} ADD COLUMN `{column['name']}` {column['type']} COMMENT {literal(column['comment'])}")
 
 
+def has_streamed(hive: Session, target: Target) -> bool:
+    """Tell whether a core table holds rows of the stream lane; it stays so while the table's lock is held."""
+    return target.is_streamed and bool(hive.run(f"SELECT 1 FROM core.{target.name} WHERE lane = 'stream' LIMIT 1"))
+
+
 def commit(hive: Session, target: Target, template: str, number: int, run_id: str, **parameters: object) -> None:
     """Run one statement whose Iceberg commit records the batch, and tag its snapshot.
 

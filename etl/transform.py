@@ -111,6 +111,7 @@ def _take_into(hive: Session, target: core.Target, batches: list[Batch], mark: i
             last=last.number,
             has_followers=bool(after),
             has_deletions=any(batch.kind == "deletes" for batch in after),
+            has_streamed=core.has_streamed(hive, target),
         )
         following = []
         done = [full, *after]

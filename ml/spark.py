@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from etl.errors import RefusedError, UnavailableError
 from etl.settings import ROOT, settings
+from etl.stack import machine
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 SUBMITTED = "--submitted"
 """First argument of this module when spark-submit runs it as the driver."""
+
+RETRIES = 5
+"""How often a call is tried again while the server does not answer: some seventeen seconds in all."""
 
 
 def spark_session(app: str) -> SparkSession:
@@ -51,18 +55,30 @@ def spark_session(app: str) -> SparkSession:
     else:
         from grpc import RpcError
         from pyspark.errors import PySparkException
+        from pyspark.sql.connect.client.retries import DefaultPolicy
 
         # PySpark logs every failed query whole, its exception says the same.
         logging.getLogger("DataFrameQueryContextLogger").disabled = True
         logging.getLogger("SQLQueryContextLogger").disabled = True
         address = f"{here.loads_host}:{here.port('connect')}"
+        unavailable = UnavailableError(f"Spark Connect at {address} does not answer; start it with bash/stack.sh up")
+        # Spark's client would ask for ten minutes.
+        if not machine.answers(here.loads_host, here.port("connect")):
+            raise unavailable
         try:
             session = SparkSession.builder.remote(f"sc://{address}/;user_id={here.hdfs_user}").appName(app).create()
             session.conf.set("spark.sql.connect.serverStacktrace.enabled", "false")
         except (RpcError, PySparkException) as error:
-            raise UnavailableError(f"Spark Connect at {address} does not answer; start it with bash/stack.sh up") from error
-    atexit.register(session.stop)
+            raise unavailable from error
+        session.client.set_retry_policies([DefaultPolicy(max_retries=RETRIES)])
+    atexit.register(_stop, session)
     return session
+
+
+def _stop(session: SparkSession) -> None:
+    """End a session, unless its server has gone."""
+    if settings().spark_master != "connect" or machine.answers(settings().loads_host, settings().port("connect")):
+        session.stop()
 
 
 def ship(*modules: ModuleType) -> None:
