@@ -10,6 +10,7 @@ day whose labels have arrived, counted from the last training day as the Handboo
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,11 @@ Floats = npt.NDArray[np.float64]
 
 TOP_CARDS = 100
 """Cards that investigators can check in a day."""
+
+
+def date_of(day: int) -> dt.date:
+    """Return the date of a day counted from 1970-01-01 (UTC)."""
+    return dt.date(1970, 1, 1) + dt.timedelta(days=int(day))
 
 
 class NoFraudError(RefusedError):
@@ -72,7 +78,7 @@ class Week:
         return [self.shifted(days) for days in shifts]
 
     def __str__(self) -> str:
-        return str(np.datetime64(self.test_from, "D"))
+        return str(date_of(self.test_from))
 
 
 @dataclass(frozen=True)

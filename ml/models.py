@@ -22,12 +22,10 @@ import numpy.typing as npt
 
 from etl.errors import WarehouseError
 from ml import shapley
+from ml.shapley import Floats, Matrix
 
 Files = Mapping[str, bytes]
 """Contents by path relative to the model's folder."""
-
-Matrix = npt.NDArray[np.float32]
-Floats = npt.NDArray[np.float64]
 
 DESCRIPTION = "model.json"
 BOOSTER = "booster.ubj"

@@ -19,7 +19,7 @@ from etl.log import logger, run_main
 from etl.settings import settings
 from ml import datasets, models, registry
 from ml.datasets import Rows
-from ml.evaluation import DAY_MICROSECONDS, TOP_CARDS, Quality, daily_card_precision, precision_recall, quality
+from ml.evaluation import DAY_MICROSECONDS, TOP_CARDS, Quality, daily_card_precision, date_of, precision_recall, quality
 from ml.features import FEATURES
 from ml.params import params
 
@@ -87,10 +87,6 @@ INK = "#010203"
 """A colour that no chart uses: it becomes the page's own."""
 
 
-def _day(day: int) -> dt.date:
-    return (datasets.EPOCH + dt.timedelta(days=int(day))).date()
-
-
 def _precision_recall(rows: Rows, score: models.Floats, reached: Quality) -> Chart:
     precision, recall, threshold = precision_recall(rows.is_fraud, score)
     fraud = params().thresholds.fraud
@@ -115,7 +111,7 @@ def _card_precision(rows: Rows, score: models.Floats, reached: Quality) -> Chart
     day = rows.transacted_at // DAY_MICROSECONDS
     ours = daily_card_precision(day, rows.customer_id, rows.is_fraud, score)
     best = daily_card_precision(day, rows.customer_id, rows.is_fraud, rows.is_fraud.astype(np.float64))
-    days = [f"{_day(value):%d %b}" for value in np.unique(day)]
+    days = [f"{date_of(value):%d %b}" for value in np.unique(day)]
 
     def draw(axes: Axes) -> None:
         place = np.arange(len(days))
@@ -289,7 +285,15 @@ def report(path: Path, as_of: str) -> None:
             charts += [_by_day(by_day), _by_amount(by_amount), _by_terminal(by_terminal)]
             riskiest = _riskiest(spark)
     write(
-        path, charts, champion, reached, riskiest, now, (_day(week.test_from), _day(week.test_to - 1)), len(rows), int(rows.is_fraud.sum())
+        path,
+        charts,
+        champion,
+        reached,
+        riskiest,
+        now,
+        (date_of(week.test_from), date_of(week.test_to - 1)),
+        len(rows),
+        int(rows.is_fraud.sum()),
     )
     logger.info("report written", path=str(path))
 

@@ -14,7 +14,7 @@ from etl import ops
 from etl.log import logger, run_main
 from ml import datasets, models, registry
 from ml.datasets import Rows, Snapshots
-from ml.evaluation import Quality, Week, quality
+from ml.evaluation import Quality, Week, date_of, quality
 from ml.params import Declaration, Params, params
 
 if TYPE_CHECKING:
@@ -168,7 +168,13 @@ def train(names: list[str], as_of: str, this: ops.Run) -> tuple[list[registry.Ve
     now = datasets.moment(spark, as_of)
     snapshots = datasets.current_snapshots(spark)
     week = datasets.newest_week(now, declared.windows)
-    logger.info("training", models=list(chosen), train_from=_date(week.train_from), test_from=_date(week.test_from), as_of=now.isoformat())
+    logger.info(
+        "training",
+        models=list(chosen),
+        train_from=str(date_of(week.train_from)),
+        test_from=str(date_of(week.test_from)),
+        as_of=now.isoformat(),
+    )
     standing = registry.champion()
     champion_model, problem = _loaded(standing, spark)
     wanted = dict.fromkeys(features_of(chosen, declared.models))
@@ -179,10 +185,10 @@ def train(names: list[str], as_of: str, this: ops.Run) -> tuple[list[registry.Ve
     champion_quality = measured(champion_model, test) if champion_model else None
     candidates.sort(key=lambda candidate: -candidate.quality.average_precision)
     window = {
-        "train_from": _date(week.train_from),
-        "train_to": _date(week.train_to),
-        "test_from": _date(week.test_from),
-        "test_to": _date(week.test_to),
+        "train_from": str(date_of(week.train_from)),
+        "train_to": str(date_of(week.train_to)),
+        "test_from": str(date_of(week.test_from)),
+        "test_to": str(date_of(week.test_to)),
         "as_of": now.isoformat(),
     }
     # One training at a time decides: otherwise two could each beat the same champion.
@@ -192,10 +198,6 @@ def train(names: list[str], as_of: str, this: ops.Run) -> tuple[list[registry.Ve
         if is_promoted:
             registry.promote(versions[0])
     return versions, is_promoted, why
-
-
-def _date(day: int) -> str:
-    return str((datasets.EPOCH + dt.timedelta(days=day)).date())
 
 
 def _loaded(champion: registry.Version | None, spark: SparkSession) -> tuple[models.Model | None, str]:

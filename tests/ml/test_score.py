@@ -19,15 +19,20 @@ NOW = dt.datetime(2018, 9, 1, 12, 0, 0, 5, tzinfo=dt.UTC)
 FIELDS = {"amount": pa.float64(), "is_night": pa.int32(), "amount_rank": pa.float64()}
 
 
+def grown(features: tuple[str, ...], rows: np.ndarray, label: np.ndarray, rounds: int, **parameters: float) -> models.Model:
+    """A model of XGBoost's trees."""
+    fixed = {"objective": "binary:logistic", "base_score": 0.5, "nthread": 1}
+    raw = bytes(xgboost.train({**fixed, **parameters}, xgboost.DMatrix(rows, label), rounds).save_raw("ubj"))
+    return models.load(models.describe(features, {"x": {models.BOOSTER: raw}}, {}))
+
+
 def stump(features: tuple[str, ...]) -> models.Model:
     """Above 100 the transaction is fraud; at night a little more so."""
     amount = np.array([10, 20, 30, 40, 110, 120, 130, 140] * 20, np.float32)
     night = np.array([0, 1] * 80, np.float32)
     rows = np.stack([amount, night], axis=1)
     label = ((amount > 100) & (np.arange(160) % 16 != 0)).astype(int)
-    parameters = {"objective": "binary:logistic", "max_depth": 2, "eta": 1, "base_score": 0.5, "nthread": 1}
-    raw = bytes(xgboost.train(parameters, xgboost.DMatrix(rows, label), 4).save_raw("ubj"))
-    return models.load(models.describe(features, {"x": {models.BOOSTER: raw}}, {}))
+    return grown(features, rows, label, rounds=4, max_depth=2, eta=1)
 
 
 def batch(rows: list[tuple[int, int, int, dt.datetime, Decimal, int]]) -> pa.RecordBatch:
@@ -79,9 +84,7 @@ def test_a_large_model_explains_only_the_levels_that_are_declared():
     random = np.random.default_rng(0)
     rows = random.normal(size=(2000, 2)).astype(np.float32)
     label = (rows[:, 0] * rows[:, 1] > 1).astype(int)
-    parameters = {"objective": "binary:logistic", "max_depth": 8, "base_score": 0.5, "nthread": 1}
-    raw = bytes(xgboost.train(parameters, xgboost.DMatrix(rows, label), 20).save_raw("ubj"))
-    model = models.load(models.describe(("amount", "is_night"), {"x": {models.BOOSTER: raw}}, {}))
+    model = grown(("amount", "is_night"), rows, label, rounds=20, max_depth=8)
     given = batch([(number, 1, 9, at(3), Decimal(number % 5 - 2), number % 5 - 2) for number in range(50)])
     (predicted,) = scorer(model, CHAMPION, params(), NOW, prediction_schema(FIELDS))([given])
     kinds = {(row["risk_level"], len(row["reasons"])) for row in predicted.to_pylist()}
