@@ -76,7 +76,7 @@ class Batch:
     columns
         Of the files; for `deletes` the key's only.
     key_ranges
-        For a single whole-number key: up to 64 closed ranges that hold every key of the batch, else None.
+        For a single whole-number key of a batch that is merged: up to 64 closed ranges that hold every key, else None.
     """
 
     table: str

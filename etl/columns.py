@@ -176,14 +176,21 @@ def quoted(dialect: Dialect, name: str, alias: str = "") -> str:
     return f"{alias}.{mark}{name}{mark}" if alias else f"{mark}{name}{mark}"
 
 
+# Decimals of so many digits fit 64 bits.
+LONG_DIGITS = 18
+
+
 def select_expression(column: Column) -> str:
     """Return what COPY reads of a column, so that Arrow receives it exactly."""
     name = quoted("postgres", column.name)
     if column.is_array:
         return f"to_json({name})::text AS {name}"
     if column.kind == "decimal":
-        # ADBC would write the digits itself, slower. Postgres' text has the column's scale and never an exponent.
         value = f"round({name}, {column.scale})" if column.is_declared else name
+        if column.precision <= LONG_DIGITS:
+            # As a whole number of the smallest unit; reading it costs less than text, and much less than ADBC's own numeric.
+            return f"({value} * 1e{column.scale})::bigint AS {name}"
+        # Postgres' text has the column's scale and never an exponent.
         return f"{value}::text AS {name}"
     if column.kind in ("text", "uuid"):
         return f"{name}::text AS {name}"

@@ -260,14 +260,16 @@ class Copier:
         copy = Copy(part, number, folder, time.monotonic())
         for at, split in enumerate(splits):
             query = copy_query(part, split, is_sorted=kind != "full")
-            copy.pieces.append(self._executor.submit(self._piece, part, query, folder, f"part-{at:02d}"))
+            # A full batch replaces everything: nothing is pruned by the ranges of its keys.
+            ranged = () if kind == "full" else part.table.key
+            copy.pieces.append(self._executor.submit(self._piece, part, query, folder, f"part-{at:02d}", ranged))
         return copy
 
-    def _piece(self, part: Part, query: str, folder: str, prefix: str) -> tuple[streams.Part, int, int]:
+    def _piece(self, part: Part, query: str, folder: str, prefix: str, ranged: Sequence[str]) -> tuple[streams.Part, int, int]:
         stream = self._idle.pop() if self._idle else streams.Stream(self._snapshot)
         found = stream.batches(query)
         try:
-            written = streams.write(self._until_stopped(found), part.source.columns, part.table.key, folder, prefix)
+            written = streams.write(self._until_stopped(found), part.source.columns, ranged, folder, prefix)
         except BaseException:
             # An open statement would keep the connection, and with it the lock on the table, alive.
             found.close()

@@ -145,6 +145,8 @@ def write(batches: Iterator[pa.RecordBatch], columns: Sequence[Column], key: Seq
 
     Parameters
     ----------
+    key
+        Where it is one whole number, ranges of it are kept; empty for a batch that no MERGE will read.
     folder
         HDFS folder of the batch.
     prefix
@@ -153,8 +155,8 @@ def write(batches: Iterator[pa.RecordBatch], columns: Sequence[Column], key: Seq
     import pyarrow as pa
 
     schema = pa.schema([pa.field(column.name, arrow_type(column), column.is_nullable) for column in columns])
-    one = next((column for column in columns if column.name == key[0]), None)
-    part = Part(ranges=[] if len(key) == 1 and one is not None and one.kind == "integer" else None)
+    is_ranged = len(key) == 1 and any(column.name == key[0] and column.kind == "integer" for column in columns)
+    part = Part(ranges=[] if is_ranged else None)
     pending = next(batches, None)
     while pending is not None or not part.files:
         name = f"{prefix}-{len(part.files):03d}.parquet"
@@ -206,6 +208,9 @@ def converted(batch: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
         values = batch.column(name)
         if isinstance(values, pa.ExtensionArray):
             values = values.storage
+        if pa.types.is_decimal(wanted) and pa.types.is_int64(values.type):
+            unscaled = pa.decimal64(wanted.precision, wanted.scale)
+            values = pa.Array.from_buffers(unscaled, len(values), values.buffers(), values.null_count, values.offset)
         arrays.append(values if values.type == wanted else pc.cast(values, wanted, safe=True))
     return pa.Table.from_arrays(arrays, schema=schema)
 

@@ -144,7 +144,8 @@ def test_content_hash_does_not_depend_on_the_order_and_counts_doubles() -> None:
 
 
 def test_columns_are_cast_where_adbc_would_not_deliver_them_exactly() -> None:
-    assert select_expression(made("amount", "numeric", type_modifier=numeric(12, 2))) == '"amount"::text AS "amount"'
+    assert select_expression(made("amount", "numeric", type_modifier=numeric(12, 2))) == '("amount" * 1e2)::bigint AS "amount"'
+    assert select_expression(made("rate", "numeric", type_modifier=numeric(19, 4))) == '"rate"::text AS "rate"'
     assert select_expression(dataclasses.replace(made("tags", "text"), is_array=True)) == 'to_json("tags")::text AS "tags"'
     assert select_expression(made("id")) == '"id"'
 

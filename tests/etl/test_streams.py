@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from decimal import Decimal
 
 import pyarrow as pa
 import pytest
@@ -63,3 +64,10 @@ def test_a_value_that_would_change_is_an_error() -> None:
     batch = pa.record_batch({"amount": ["1.005"]})
     with pytest.raises(pa.ArrowInvalid):
         converted(batch, pa.schema([("amount", pa.decimal128(12, 2))]))
+
+
+def test_whole_numbers_of_the_smallest_unit_become_decimals() -> None:
+    cents = pa.array([0, None, -345, 999_999_999_999_999_999, -1], pa.int64())[1:]
+    batch = pa.RecordBatch.from_arrays([cents], ["amount"])
+    found = converted(batch, pa.schema([("amount", pa.decimal128(18, 2))]))
+    assert found["amount"].to_pylist() == [None, Decimal("-3.45"), Decimal("9999999999999999.99"), Decimal("-0.01")]
