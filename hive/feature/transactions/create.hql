@@ -3,13 +3,13 @@
 -- Reads:  -      Writes: feature.transactions
 -- Usage:  bash/features.sh full
 CREATE TABLE IF NOT EXISTS feature.transactions (
-    transaction_id bigint COMMENT 'key, from the booking system',
-    customer_id bigint COMMENT 'whose card it was',
-    terminal_id bigint COMMENT 'where it was paid',
+    transaction_id bigint NOT NULL COMMENT 'key, from the booking system',
+    customer_id bigint NOT NULL COMMENT 'whose card it was',
+    terminal_id bigint NOT NULL COMMENT 'where it was paid',
     transacted_at timestamp COMMENT 'time of the transaction, UTC',
     amount decimal(12, 2) COMMENT 'amount of the transaction; itself a feature'
     {%- for feature in features %},
-    {{ feature.name }} {{ feature.type }} COMMENT {{ feature.description | literal }}
+    {{ feature.name }} {{ feature.type }} NOT NULL COMMENT {{ feature.description | literal }}
     {%- endfor %}
 )
 USING ICEBERG
@@ -22,9 +22,16 @@ TBLPROPERTIES (
     'write.distribution-mode' = 'hash',
     -- One open file for each day of a task costs less than sorting wide rows.
     'write.spark.fanout.enabled' = 'true',
-    -- Most features have more values than a dictionary of use; a small one gives up early.
-    'write.parquet.dict-size-bytes' = '65536',
+    -- Trying dictionaries on features costs a third of the writing and saves a twentieth of the bytes.
+    'parquet.enable.dictionary' = 'false',
     'write.parquet.compression-codec' = 'zstd',
+    'write.parquet.compression-level' = '1',
+    -- Bounds of the columns that people filter by.
+    'write.metadata.metrics.default' = 'none',
+    'write.metadata.metrics.column.transaction_id' = 'full',
+    'write.metadata.metrics.column.customer_id' = 'full',
+    'write.metadata.metrics.column.terminal_id' = 'full',
+    'write.metadata.metrics.column.transacted_at' = 'full',
     'write.metadata.delete-after-commit.enabled' = 'true',
     'write.metadata.previous-versions-max' = '20'
 )
