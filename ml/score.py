@@ -1,8 +1,9 @@
 """Score what has no prediction yet by the champion, and publish the predictions in one step.
 
-A prediction is the decision taken when it was scored: it is never rewritten. New predictions are written to a branch of
-`mart.predictions`; `fast_forward` then moves the table to it, which Iceberg does only if nobody else has published in
-the meantime. A run that dies before leaves a branch that nobody reads, and the next run removes it.
+A prediction is the decision taken when it was scored: it is never rewritten. New predictions are written to a run's own
+branch of `mart.predictions`; `fast_forward` then moves the table to it, which Iceberg does only if nobody else has published in
+the meantime. A run that dies before leaves a branch that nobody reads, and the next run removes it. The server may still
+be writing for a run that died: that goes to the dead run's branch.
 """
 
 from __future__ import annotations
@@ -105,9 +106,10 @@ def pending(server: Session, as_of: int | None, is_full: bool) -> Pending:
         return Pending(0, (), as_of)
     if not exists(server):
         return Pending(snapshot, None, as_of)
+    # What a run wrote that died before it published is a snapshot, too, but not one of the table's history.
     last = server.run(
-        f"SELECT summary['{SCORED}'], summary['{SCORED_TO}'] FROM {TABLE}.snapshots "
-        f"WHERE summary['{SCORED}'] IS NOT NULL ORDER BY committed_at DESC LIMIT 1"
+        f"SELECT summary['{SCORED}'], summary['{SCORED_TO}'] FROM {TABLE}.snapshots JOIN {TABLE}.history USING (snapshot_id) "
+        f"WHERE is_current_ancestor AND summary['{SCORED}'] IS NOT NULL ORDER BY committed_at DESC LIMIT 1"
     )
     if is_full or not last:
         return Pending(snapshot, None, as_of)
@@ -294,10 +296,12 @@ def _publish(spark: SparkSession, server: Session, todo: Pending, champion: Vers
     predictions = rows.select(*KEYS, *(name for name in model.features if name in have and name not in KEYS)).mapInArrow(run, _ddl(schema))
 
     waits = todo.as_of is not None and everything.where(F.col("transacted_at") > F.timestamp_micros(F.lit(todo.as_of))).isEmpty() is False
-    server.run(f"ALTER TABLE {TABLE} DROP BRANCH IF EXISTS {BRANCH}")
-    server.run(f"ALTER TABLE {TABLE} CREATE BRANCH {BRANCH}")
+    for (left,) in server.run(f"SELECT name FROM {TABLE}.refs WHERE type = 'BRANCH' AND name LIKE '{BRANCH}%'"):
+        server.run(f"ALTER TABLE {TABLE} DROP BRANCH `{left}`")
+    branch = f"{BRANCH}_{this.run_id.replace('-', '_')}"
+    server.run(f"ALTER TABLE {TABLE} CREATE BRANCH {branch}")
     writer = (
-        predictions.writeTo(f"{TABLE}.branch_{BRANCH}")
+        predictions.writeTo(f"{TABLE}.branch_{branch}")
         .option(f"snapshot-property.{SCORED}", str(todo.snapshot))
         .option(f"snapshot-property.{SCORED_TO}", str(todo.as_of) if waits else "all")
         .option("snapshot-property.run", this.run_id)
@@ -306,8 +310,8 @@ def _publish(spark: SparkSession, server: Session, todo: Pending, champion: Vers
         # Rows come day by day, as they lie in the files: no shuffle needed, a few files are open at a time.
         writer = writer.option("distribution-mode", "none").option("fanout-enabled", "true")
     writer.append()
-    (before, after) = server.run(f"CALL system.fast_forward('{TABLE}', 'main', '{BRANCH}')")[0][1:]
-    server.run(f"ALTER TABLE {TABLE} DROP BRANCH {BRANCH}")
+    (before, after) = server.run(f"CALL system.fast_forward('{TABLE}', 'main', '{branch}')")[0][1:]
+    server.run(f"ALTER TABLE {TABLE} DROP BRANCH {branch}")
     ((added,),) = server.run(f"SELECT summary['added-records'] FROM {TABLE}.snapshots WHERE snapshot_id = {after}")
     logger.info("published", table=TABLE, rows=int(added or 0), snapshot=after, before=before, seconds=round(time.monotonic() - started, 1))
     return int(added or 0)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 SUBMITTED = "--submitted"
 """First argument of this module when spark-submit runs it as the driver."""
 
+CONNECT_VARIABLES = ("SPARK_REMOTE", "SPARK_LOCAL_REMOTE", "SPARK_API_MODE", "SPARK_CONNECT_MODE_ENABLED")
+
 RETRIES = 5
 """How often a call is tried again while the server does not answer: some seventeen seconds in all."""
 
@@ -117,7 +119,9 @@ def _submit(arguments: list[str]) -> None:
         "--name", arguments[0],
         str(Path(__file__)), SUBMITTED, *arguments,
     ]  # fmt: skip
-    environment = {**os.environ, **spark_environment("loads"), "PYSPARK_DRIVER_PYTHON": sys.executable}
+    # What is left of a Connect session in the caller's environment would turn this driver into a client.
+    inherited = {name: value for name, value in os.environ.items() if name not in CONNECT_VARIABLES}
+    environment = {**inherited, **spark_environment("loads"), "PYSPARK_DRIVER_PYTHON": sys.executable}
     os.execve(command[0], command, environment)
 
 
