@@ -141,21 +141,21 @@ def days_filter(column: str, days: tuple[dt.date, ...]) -> str:
 
 def prediction_schema(features: Mapping[str, pa.DataType]) -> pa.Schema:
     """Return the columns of `mart.predictions` in Arrow, given the fields of its struct `features`."""
-    return pa.schema(
-        [
-            *((name, pa.int64()) for name in KEYS[:3]),
-            ("transacted_at", pa.timestamp("us", "UTC")),
-            ("amount", pa.decimal128(12, 2)),
-            ("model_name", pa.string()),
-            ("model_version", pa.int32()),
-            ("fraud_probability", pa.float64()),
-            ("is_fraud", pa.bool_()),
-            ("risk_level", pa.string()),
-            ("reasons", pa.list_(pa.struct([("feature", pa.string()), ("contribution", pa.float64())]))),
-            ("features", pa.struct(list(features.items()))),
-            ("scored_at", pa.timestamp("us", "UTC")),
-        ]
-    )
+    columns = {
+        **dict.fromkeys(KEYS[:3], pa.int64()),
+        "transacted_at": pa.timestamp("us", "UTC"),
+        "amount": pa.decimal128(12, 2),
+        "model_name": pa.string(),
+        "model_version": pa.int32(),
+        "fraud_probability": pa.float64(),
+        "is_fraud": pa.bool_(),
+        "risk_level": pa.string(),
+        "reasons": pa.list_(pa.struct([("feature", pa.string()), ("contribution", pa.float64())])),
+        "features": pa.struct(list(features.items())),
+        "scored_at": pa.timestamp("us", "UTC"),
+    }
+    # The fields of `features` may be null: another version may read others.
+    return pa.schema([pa.field(name, of, nullable=False) for name, of in columns.items()])
 
 
 def scorer(
@@ -337,7 +337,7 @@ def _unscored(spark: SparkSession, rows: DataFrame) -> DataFrame:
 
 def _ddl(schema: pa.Schema) -> str:
     """Spark's DDL of an Arrow schema."""
-    return ", ".join(f"{field.name} {_spark_type(field.type)}" for field in schema)
+    return ", ".join(f"{field.name} {_spark_type(field.type)}{'' if field.nullable else ' NOT NULL'}" for field in schema)
 
 
 def _spark_type(of: pa.DataType) -> str:
