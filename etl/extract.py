@@ -9,7 +9,7 @@ import argparse
 import datetime as dt
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -31,6 +31,7 @@ from etl.databases import opened
 from etl.errors import RefusedError, WarehouseError
 from etl.faults import named_faults
 from etl.log import logger, run_main
+from etl.screens import progress
 from etl.settings import settings
 from etl.source import Previous, Snapshot, Source, SourceTable, snapshot
 from etl.tables import Table, select_tables
@@ -137,7 +138,9 @@ def extract(
                 parts.remove(part)
             if not parts:
                 return []
-        copier = stack.enter_context(Copier(source.snapshot))
+        shown = stack.enter_context(progress(f"extract {', '.join(part.table.name for part in parts)}"))
+        expected = sum(one.rows for one in counted.values()) if counted else None
+        copier = stack.enter_context(Copier(source.snapshot, lambda rows: shown(rows, expected)))
         numbers = batches.next_numbers(hive, [states[part.table.name] for part in parts])
         copies = [copier.start(part, numbers[part.table.name], kind, run.run_id, splits(source, part, kind)) for part in parts]
         ready = []
@@ -145,6 +148,8 @@ def extract(
             name = copy.part.table.name
             if name not in counted:
                 counted[name] = count(source, copy.part)
+            if len(counted) == len(copies):
+                expected = sum(one.rows for one in counted.values())
             record_rejects(source, copy.part, counted[name], run)
             last = newest[name]
             if kind == "full" and not counted[name].rows and last and last.row_count and not force:
@@ -239,8 +244,10 @@ def splits(source: Source, part: Part, kind: str) -> list[str]:
 class Copier:
     """Streams that copy parts of one snapshot into HDFS and read them back, a few at a time."""
 
-    def __init__(self, taken: Snapshot) -> None:
+    def __init__(self, taken: Snapshot, shown: Callable[[int], None]) -> None:
         self._snapshot = taken
+        self._shown = shown
+        self._rows = 0
         self._executor = ThreadPoolExecutor(settings().extract_streams, "copy")
         self._idle: list[streams.Stream] = []
         self._stopped = threading.Event()
@@ -286,6 +293,8 @@ class Copier:
         for batch in found:
             if self._stopped.is_set():
                 raise WarehouseError("the extract was stopped")
+            self._rows += batch.num_rows
+            self._shown(self._rows)
             yield batch
 
 

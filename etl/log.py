@@ -11,6 +11,16 @@ from etl.errors import WarehouseError
 from etl.settings import settings
 
 
+class _StandardError:
+    """Standard error as it is at each line: a progress bar takes its place meanwhile, to stay below the lines."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 def configure() -> None:
     """Write events as text for people or JSON for machines, as the setting `log_format` says."""
     renderer: structlog.typing.Processor = (
@@ -26,7 +36,7 @@ def configure() -> None:
             structlog.processors.TimeStamper(fmt="iso" if settings().log_format == "json" else "%H:%M:%S", utc=True),
             renderer,
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(_StandardError()),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
 

@@ -22,6 +22,7 @@ from etl.databases import opened
 from etl.errors import ReconciliationError, RefusedError
 from etl.faults import named_faults
 from etl.log import logger, run_main
+from etl.screens import progress
 from etl.source import Source, snapshot
 from etl.sql_server import Session
 from etl.tables import Table, select_tables
@@ -109,9 +110,13 @@ def reconcile(tables: Sequence[Table], run: ops.Run, hive: Session) -> list[Resu
     states = batches.published(hive, tables)
     marks = core.marks(hive, [name for table in tables for name in core.target_names(table)])
     held = {table.name: _held(hive, states[table.name], marks) for table in tables}
-    with snapshot(tables, {name: batch.previous() for name, batch in held.items()}) as source:
-        results = []
+    with (
+        snapshot(tables, {name: batch.previous() for name, batch in held.items()}) as source,
+        progress(f"reconcile {', '.join(held)}", len(tables)) as shown,
+    ):
+        results: list[Result] = []
         for table in tables:
+            shown(len(results), len(tables))
             result = compare(source, hive, table, held[table.name], marks)
             _record(result, run)
             results.append(result)

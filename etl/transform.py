@@ -8,13 +8,14 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 from etl import core, ops
 from etl.batches import Batch, all_batches, published
 from etl.errors import RefusedError
 from etl.log import logger, run_main
+from etl.screens import progress
 from etl.sql_server import Session, session
 from etl.tables import Table, select_tables
 
@@ -151,8 +152,11 @@ def transform(tables: Iterable[Table], run: ops.Run, is_rebuild: bool = False) -
         with session() as hive:
             return take(hive, table, run, is_rebuild)
 
-    with ThreadPoolExecutor(4) as pool:
-        futures = [pool.submit(one, table) for table in tables]
+    wanted = list(tables)
+    with ThreadPoolExecutor(4) as pool, progress(f"core: {', '.join(table.name for table in wanted)}", len(wanted)) as shown:
+        futures = [pool.submit(one, table) for table in wanted]
+        for ended, _ in enumerate(as_completed(futures), 1):
+            shown(ended, len(wanted))
     return [taken for future in futures for taken in future.result()]
 
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import runpy
@@ -15,13 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etl.errors import RefusedError, UnavailableError
+from etl.screens import Update, progress
 from etl.settings import ROOT, settings
 from etl.stack import machine
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import ModuleType
 
     from pyspark.sql import SparkSession
+    from pyspark.sql.connect.shell.progress import StageInfo
 
 SUBMITTED = "--submitted"
 """First argument of this module when spark-submit runs it as the driver."""
@@ -73,8 +77,30 @@ def spark_session(app: str) -> SparkSession:
         except (RpcError, PySparkException) as error:
             raise unavailable from error
         session.client.set_retry_policies([DefaultPolicy(max_retries=RETRIES)])
+        if sys.stderr.isatty():
+            session.registerProgressHandler(_Bar(app))
     atexit.register(_stop, session)
     return session
+
+
+class _Bar:
+    """A bar of the tasks that Spark has done for the present statement."""
+
+    def __init__(self, app: str) -> None:
+        self._app = app
+        self._open = contextlib.ExitStack()
+        self._update: Update | None = None
+
+    def __call__(self, *, stages: Iterable[StageInfo] | None, done: bool, **_: object) -> None:
+        if done:
+            self._open.close()
+            self._update = None
+            return
+        if self._update is None:
+            self._update = self._open.enter_context(progress(self._app))
+        known = list(stages or ())
+        # Spark tells of a stage when it begins: how many follow is not known.
+        self._update(sum(stage.num_completed_tasks for stage in known), sum(stage.num_tasks for stage in known) or None)
 
 
 def _stop(session: SparkSession) -> None:

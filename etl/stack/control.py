@@ -19,7 +19,7 @@ from rich.table import Table
 
 from etl.errors import BusyError, RefusedError, UnavailableError, WarehouseError
 from etl.log import logger, run_main
-from etl.screens import console
+from etl.screens import console, progress
 from etl.settings import settings
 from etl.stack import configuration, jars, machine, postgres, supervision
 from etl.stack.servers import Server, all_servers, hadoop_java, metastore_environment, metastore_java
@@ -116,7 +116,7 @@ def _start(servers: dict[str, Server]) -> None:
     """Start each server as soon as those it waits for are ready and prepared."""
     done: set[str] = set()
     failure: BaseException | None = None
-    with ThreadPoolExecutor(len(servers)) as pool:
+    with ThreadPoolExecutor(len(servers)) as pool, progress("servers", len(servers)) as shown:
         under_way = {}
         while len(done) < len(servers):
             for name, server in servers.items():
@@ -127,6 +127,7 @@ def _start(servers: dict[str, Server]) -> None:
                     del under_way[name]
                     failure = failure or future.exception()
                     done.add(name)
+                    shown(len(done), len(servers))
             if failure is not None and not under_way:
                 raise failure
             time.sleep(0.05)
@@ -334,7 +335,9 @@ def reset() -> None:
     here = settings().data_dir
     with _alone():
         for entry in here.iterdir():
-            if entry != settings().jars_dir and entry.name != "run":
+            # Another stack may have its own folder in here, as that of the tests has.
+            is_other = (entry / "run" / "stack.lock").exists()
+            if entry != settings().jars_dir and entry.name != "run" and not is_other:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     logger.info("all data is removed", folder=str(here))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from etl.errors import RefusedError
 from etl.log import logger
+from etl.screens import progress
 from etl.settings import settings
 from etl.stack import machine
 
@@ -46,7 +47,8 @@ def ensure() -> None:
     folder = settings().jars_dir
     if missing := [path for path in listed() if not (folder / path).is_file()]:
         logger.info("jars: fetching", missing=len(missing), folder=str(folder))
-        _fetch(folder)
+        with progress("jars"):
+            _fetch(folder)
     unpacked = folder / "metastore" / "unpacked"
     if not unpacked.is_dir():
         wrong = [path for path, digest in listed().items() if _sum(folder / path) != digest]

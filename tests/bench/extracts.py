@@ -39,7 +39,7 @@ def ours() -> Callable[[], None]:
     table = declared_tables()["transactions"]
 
     def once() -> None:
-        with snapshot([table], {}) as source, Copier(source.snapshot) as copier:
+        with snapshot([table], {}) as source, Copier(source.snapshot, lambda _: None) as copier:
             part = plan(source, table, "full")
             copy = copier.start(part, 1, "full", "bench", splits(source, part, "full"))
             written = [piece.result()[0].rows for piece in copy.pieces]
