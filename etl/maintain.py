@@ -11,6 +11,7 @@ import datetime as dt
 from etl import core, ops
 from etl.log import logger, run_main
 from etl.sql_server import Session, session
+from etl.tables import declared_tables
 
 DATABASES = ("core", "feature", "mart")
 WRITER_WAIT_SECONDS = 600
@@ -20,7 +21,9 @@ def maintain(hive: Session, database: str, name: str, run: ops.Run, keep_days: f
     """Compact one table and expire its snapshots older than `keep_days`, as its one writer."""
     full = f"{database}.{name}"
     before = dt.datetime.now(dt.UTC) - dt.timedelta(days=keep_days)
-    with ops.writer(full, run, WRITER_WAIT_SECONDS):
+    # Personal columns are written under the lock of the table that they belong to.
+    owner = next((table.name for table in declared_tables().values() if name in core.target_names(table)), name)
+    with ops.writer(f"{database}.{owner}", run, WRITER_WAIT_SECONDS):
         if database == "core":
             _retag(hive, name)
         # The second option folds position deletes in even where no file is small.

@@ -5,15 +5,13 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import os
-import signal
 import subprocess
-import sys
-import textwrap
 import threading
 from collections.abc import Iterator
 from decimal import Decimal
 
 import pytest
+from structlog.testing import capture_logs
 
 from etl import batches, ops, sql_server
 from etl.batches import Batch
@@ -67,10 +65,14 @@ def run() -> Iterator[ops.Run]:
 @pytest.fixture
 def probe(hive: Session) -> Iterator[Table]:
     """An empty source table, with nothing in raw and core."""
-    clear(hive)
-    rows(CREATE)
+    set_up(hive)
     yield PROBE
     clear(hive)
+
+
+def set_up(hive: Session) -> None:
+    clear(hive)
+    rows(CREATE)
 
 
 def clear(hive: Session) -> None:
@@ -294,25 +296,41 @@ def test_rewind_across_a_full_batch_needs_force(probe: Table, hive: Session, run
     assert in_raw(hive) == [1]
 
 
-def test_a_new_nullable_column_goes_down_the_line(probe: Table, hive: Session, run: ops.Run) -> None:
+def test_a_new_nullable_column_goes_down_the_line_with_a_warning(probe: Table, hive: Session, run: ops.Run) -> None:
     fill(1, 5)
     load(hive, run, "full")
     rows("ALTER TABLE bank.probe ADD COLUMN device text")
     fill(6, 7)
     rows("UPDATE bank.probe SET device = 'phone' WHERE probe_id = 6")
-    load(hive, run)
-    assert dict(hive.run("SELECT probe_id, device FROM core.probe WHERE probe_id > 4")) == {5: None, 6: "phone", 7: None}
+    with capture_logs() as logged:
+        load(hive, run)
+    warned = [(line["table"], line["column"]) for line in logged if (line["event"], line["log_level"]) == ("new column", "warning")]
+    assert warned == [("probe", "device"), ("core.probe", "device")]
+    for table in ("raw.probe", "core.probe"):
+        assert dict(hive.run(f"SELECT probe_id, device FROM {table} WHERE probe_id > 4")) == {5: None, 6: "phone", 7: None}
     reconcile([probe], run, hive)
 
 
-def test_any_other_drift_publishes_nothing(probe: Table, hive: Session, run: ops.Run) -> None:
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("DROP COLUMN note", r"bank\.probe\.note is gone"),
+        ("ALTER COLUMN small TYPE bigint", r"bank\.probe\.small"),
+        ("ALTER COLUMN amount TYPE numeric(12,3)", r"bank\.probe\.amount"),
+        ("RENAME COLUMN born TO born_on", r"bank\.probe\.born is gone"),
+        ("ADD COLUMN needed integer NOT NULL DEFAULT 1", r"bank\.probe\.needed"),
+    ],
+)
+def test_any_other_drift_names_the_column_and_publishes_nothing(probe: Table, hive: Session, run: ops.Run, change: str, words: str) -> None:
     fill(1, 5)
-    extract([probe], "full", run, hive)
+    load(hive, run, "full")
     fill(6, 7)
-    rows("ALTER TABLE bank.probe DROP COLUMN note")
-    with pytest.raises(RefusedError, match=r"bank\.probe\.note is gone"):
+    rows(f"ALTER TABLE bank.probe {change}")
+    with pytest.raises(RefusedError, match=words):
         extract([probe], "incremental", run, hive)
     assert in_raw(hive) == [1]
+    assert len(storage().list(batches.root("probe", "full"))) == 1
+    assert len(in_core(hive)) == 5
 
 
 # Two runs ------------------------------------------------------------------------------------------------------
@@ -386,69 +404,6 @@ def test_a_publish_at_the_moment_of_clearing_is_put_back(
     with pytest.raises(BusyError, match="another run published batch 1"):
         batches.remove_unpublished(hive, stale, "test")
     assert hive.run("SELECT count(*) FROM raw.probe WHERE batch = 1") == [(5,)]
-
-
-# Kills ---------------------------------------------------------------------------------------------------------
-
-BOUNDARIES = {
-    "before the first byte": ("etl.streams", "write", "before"),
-    "after the files": ("etl.streams", "write", "after"),
-    "before the manifest": ("etl.batches", "write_manifest", "before"),
-    "after the manifest": ("etl.batches", "write_manifest", "after"),
-    "after the tables are made": ("etl.batches", "ensure_tables", "after"),
-    "after the partition, before it is read": ("etl.batches", "_differences", "before"),
-    "before the record": ("etl.extract", "record", "before"),
-    "while clearing": ("etl.storage", "storage().delete", "before"),
-}
-
-
-@pytest.mark.parametrize("boundary", BOUNDARIES)
-@pytest.mark.parametrize("kind", ["full", "incremental"])
-def test_killed_at_any_boundary_and_run_again(probe: Table, hive: Session, run: ops.Run, boundary: str, kind: str) -> None:
-    fill(1, 50)
-    if kind == "incremental":
-        load(hive, run, "full")
-        fill(60, 70)
-    if boundary == "while clearing":
-        storage().write(f"{batches.root('probe', 'full')}/99-killed/part-00-000.parquet", data=b"rubbish")
-    assert killed(kind, *BOUNDARIES[boundary]) == -signal.SIGKILL
-    before = in_core(hive) if kind == "incremental" else {}
-    assert len(before) == (50 if kind == "incremental" else 0)
-    # E: the same command once more; then A, B, C, D by comparing everything.
-    extract([probe], kind, run, hive)
-    take(hive, probe, run)
-    assert in_core(hive) == in_source()
-    (result,) = reconcile([probe], run, hive)
-    assert (result.source_rows, result.loaded_rows) == ((61, 61) if kind == "incremental" else (50, 50))
-    state = batches.published(hive, [probe])["probe"]
-    assert len(state.folders["full"]) == len(state.rows)
-    assert extract([probe], "incremental", run, hive) == []
-
-
-def killed(kind: str, module: str, function: str, when: str) -> int:
-    """Run an extract in a process that kills itself at a boundary; return its exit code."""
-    script = f"""
-        import importlib, os, signal, sys
-        sys.path.insert(0, {str(ROOT)!r})
-        from etl import ops, sql_server
-        from etl.extract import extract
-        from tests.stack.test_extract import PROBE
-        module = importlib.import_module({module!r})
-        if {function!r} == "storage().delete":
-            module, name = module.storage(), "delete"
-        else:
-            name = {function!r}
-        original = getattr(module, name)
-        def dies(*arguments, **named):
-            if {when!r} == "after":
-                original(*arguments, **named)
-            os.kill(os.getpid(), signal.SIGKILL)
-        setattr(module, name, dies)
-        with ops.run("test") as run, sql_server.session() as hive:
-            extract([PROBE], {kind!r}, run, hive)
-    """
-    command = [sys.executable, "-c", textwrap.dedent(script)]
-    return subprocess.run(command, cwd=ROOT, env=dict(os.environ), check=False, capture_output=True, timeout=120).returncode
 
 
 # The command ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,201 @@
+"""SIGKILL at every named step from the first byte to the published partition and to merged core, then the same again.
+
+After each kill a reader sees the old or the new state; the same commands once more bring everything (A to F of the
+architecture page).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import pytest
+
+from etl import batches, core, ops, sql_server
+from etl.extract import extract
+from etl.maintain import maintain
+from etl.reconcile import reconcile
+from etl.sql_server import Session
+from etl.storage import storage
+from etl.sweep import sweep
+from etl.tables import Table
+from etl.transform import take
+from tests.kills import Step, killed_at
+from tests.postgres import rows
+from tests.stack.test_extract import PROBE, clear, fill, hive, in_core, in_raw, in_source, load, probe, run, set_up
+
+__all__ = ["hive", "probe", "run"]
+
+EXTRACT = {
+    "before the first byte": Step("etl.streams:write", "before"),
+    "after the first bytes": Step("pyarrow.parquet:ParquetWriter.close", "before"),
+    "after the files": Step("etl.streams:write", "after"),
+    "while they are read back": Step("etl.streams:hash_of", "before"),
+    "before the manifest": Step("etl.batches:write_manifest", "before"),
+    "after the manifest": Step("etl.batches:write_manifest", "after"),
+    "after the tables are made": Step("etl.batches:ensure_tables", "after"),
+    "before the partition": Step("etl.sql_server:Session.run", "before", "ADD PARTITION"),
+    "while Hive adds the partition": Step("etl.sql_server:Session.run", 0.01, "ADD PARTITION"),
+    "after the partition, before it is read": Step("etl.sql_server:Session.run", "after", "ADD PARTITION"),
+    "while Hive reads it": Step("etl.sql_server:Session.run", 0.05, "AS content_hash"),
+    "after Hive has read it": Step("etl.sql_server:Session.run", "after", "AS content_hash"),
+    "before the record": Step("etl.extract:record", "before"),
+    "after the record": Step("etl.extract:record", "after"),
+    "while clearing": Step("etl.storage:storage().delete", "before"),
+}
+CORE = {
+    "before the commit": Step("etl.sql_server:Session.run_file", "before"),
+    "while Iceberg commits": Step("etl.sql_server:Session.run_file", 0.3),
+    "after the commit, before the tag": Step("etl.sql_server:Session.run", "before", "TAG merged"),
+    "after the tag": Step("etl.sql_server:Session.run", "after", "TAG merged"),
+}
+COMMITS = {"incremental": "merge.hql.j2", "full": "replace.hql.j2", "deletes": "delete.hql.j2"}
+PUBLISHED = {
+    "after the partition, before it is read",
+    "while Hive reads it",
+    "after Hive has read it",
+    "before the record",
+    "after the record",
+}
+
+
+@pytest.fixture(scope="module")
+def grown(stack: None) -> Iterator[Table]:
+    """A table in raw and core that every test leaves whole, and larger."""
+    with sql_server.session() as hive, ops.run("test") as run:
+        set_up(hive)
+        fill(1, 300)
+        load(hive, run, "full")
+        yield PROBE
+        clear(hive)
+
+
+def change() -> int:
+    """Add ten rows with keys of their own and change one; return how many rows there are then."""
+    ((last,),) = rows("SELECT max(probe_id) FROM bank.probe")
+    fill(int(str(last)) + 1, int(str(last)) + 10)
+    rows("UPDATE bank.probe SET amount = amount + 1 WHERE probe_id = 7")
+    return len(in_source())
+
+
+def expect_equal(hive: Session, run: ops.Run) -> None:
+    """Say that core is the source, by key and amount, that nothing is left over, and nothing is new."""
+    assert in_core(hive) == in_source()
+    assert hive.run("SELECT count(*), count(DISTINCT probe_id) FROM core.probe") == [(len(in_source()),) * 2]
+    state = batches.published(hive, [PROBE])["probe"]
+    assert len(state.folders["full"]) == len(state.rows)
+    assert extract([PROBE], "incremental", run, hive) == []
+
+
+def expect_all(hive: Session, run: ops.Run) -> None:
+    """Say besides that every column is equal, and that marks and tags are where the newest batch is."""
+    expect_equal(hive, run)
+    (result,) = reconcile([PROBE], run, hive)
+    assert result.source_rows == result.loaded_rows == len(in_source())
+    marks = core.marks(hive, core.target_names(PROBE))
+    assert {mark.batch for mark in marks.values()} == {batches.published(hive, [PROBE])["probe"].newest}
+    for name, mark in marks.items():
+        assert hive.run(f"SELECT snapshot_id FROM core.{name}.refs WHERE name = 'merged'") == [(mark.snapshot_id,)]
+    assert all(not taken.batches for taken in take(hive, PROBE, run))
+
+
+def extracting(kind: str) -> str:
+    return f"""
+        from etl import ops, sql_server
+        from etl.extract import extract
+from etl.maintain import maintain
+        from tests.stack.test_extract import PROBE
+        with ops.run("test") as run, sql_server.session() as hive:
+            extract([PROBE], {kind!r}, run, hive)
+    """
+
+
+TAKING = """
+    from etl import ops, sql_server
+    from etl.transform import take
+    from tests.stack.test_extract import PROBE
+    with ops.run("test") as run, sql_server.session() as hive:
+        take(hive, PROBE, run)
+"""
+
+
+def litter() -> None:
+    """Leave what a killed run leaves, for the next one to clear."""
+    storage().write(f"{batches.root('probe', 'full')}/999999-killed/part-00-000.parquet", data=b"rubbish")
+
+
+@pytest.mark.parametrize("step", [step for step in EXTRACT if step != "after the tables are made"])
+def test_an_increment_killed_at_any_step_and_run_again(grown: Table, hive: Session, run: ops.Run, step: str) -> None:
+    core_before, raw_before = in_core(hive), in_raw(hive)
+    change()
+    if step == "while clearing":
+        litter()
+    killed_at(EXTRACT[step], extracting("incremental"))
+    assert in_core(hive) == core_before
+    new = [number for number in in_raw(hive) if number not in raw_before]
+    if step != "while Hive adds the partition":
+        assert len(new) == (step in PUBLISHED)
+    for number in new:
+        assert hive.run(f"SELECT count(*) FROM raw.probe WHERE batch = {number}") == [(11,)]
+    assert len(extract([grown], "incremental", run, hive)) == (0 if new else 1)
+    take(hive, grown, run)
+    (expect_all if step == "while clearing" else expect_equal)(hive, run)
+
+
+@pytest.mark.parametrize("step", CORE)
+@pytest.mark.parametrize("kind", ["incremental", "full", "deletes"])
+def test_core_killed_at_any_step_and_run_again(grown: Table, hive: Session, run: ops.Run, kind: str, step: str) -> None:
+    before = in_core(hive)
+    if kind == "deletes":
+        rows("DELETE FROM bank.probe WHERE probe_id = (SELECT min(probe_id) FROM bank.probe)")
+        assert sweep([grown], run, hive)
+    else:
+        change()
+        extract([grown], kind, run, hive)
+    # The statement that commits, or the one that tags.
+    killed_at(dataclasses.replace(CORE[step], matching=CORE[step].matching or COMMITS[kind]), TAKING)
+    # Old or new, never part of one; which of the two is certain but while the server was at work.
+    seen = in_core(hive)
+    if step != "while Iceberg commits":
+        assert seen == (before if step == "before the commit" else in_source())
+    assert seen in (before, in_source())
+    take(hive, grown, run)
+    if step in ("while Iceberg commits", "after the commit, before the tag"):
+        # Maintenance does what the dead had no time for, before it expires what no tag holds.
+        maintain(hive, "core", "probe", run, keep_days=0)
+    expect_all(hive, run)
+
+
+# From here on with a table of each test's own: it takes the place of the grown one.
+
+FROM_NOTHING = (
+    "before the first byte",
+    "after the files",
+    "after the manifest",
+    "after the tables are made",
+    "after the partition, before it is read",
+    "before the record",
+    "while clearing",
+)
+
+
+@pytest.mark.parametrize("step", FROM_NOTHING)
+def test_the_first_extract_killed_at_any_step_and_run_again(probe: Table, hive: Session, run: ops.Run, step: str) -> None:
+    fill(1, 50)
+    if step == "while clearing":
+        litter()
+    killed_at(EXTRACT[step], extracting("full"))
+    assert hive.run("SHOW TABLES IN core LIKE 'probe*'") == []
+    extract([probe], "full", run, hive)
+    take(hive, probe, run)
+    expect_all(hive, run)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_core_killed_beside_the_making_of_its_table(probe: Table, hive: Session, run: ops.Run, when: str) -> None:
+    fill(1, 50)
+    extract([probe], "full", run, hive)
+    killed_at(Step("etl.core:ensure_table", "before" if when == "before" else "after"), TAKING)
+    assert not hive.run("SHOW TABLES IN core LIKE 'probe'") or in_core(hive) == {}
+    take(hive, probe, run)
+    expect_all(hive, run)
