@@ -101,7 +101,7 @@ def _as_percent(axis: Axis) -> None:
     """Label shares as percentages, as short as they can be said."""
     from matplotlib.ticker import FuncFormatter
 
-    axis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
+    axis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
 
 
 def _headline(rows: Rows, score: models.Floats, reached: Quality, currency: str) -> list[Figure]:
@@ -256,8 +256,8 @@ def _by_amount(sums: list[dict[str, Any]], currency: str) -> Chart:
         axes.bar(place - 0.2, 100 * frauds / transactions, 0.4, color=BLUE, label="known fraud")
         axes.bar(place + 0.2, 100 * alarms / transactions, 0.4, color=ORANGE, label="called fraud")
         axes.set(xticks=place, xticklabels=[str(bound) for bound in bounds])
-        axes.set(xlabel=f"amount from … up to the next, {unit}", ylabel="transactions (log from 1 %)", yscale="symlog", ylim=(0, 100))
-        axes.set_yticks([0, 1, 10, 100], ["0 %", "1 %", "10 %", "100 %"])
+        axes.set(xlabel=f"amount from … up to the next, {unit}", ylabel="transactions (log from 1%)", yscale="symlog", ylim=(0, 100))
+        axes.set_yticks([0, 1, 10, 100], ["0%", "1%", "10%", "100%"])
         axes.grid(axis="x", visible=False)
         _legend(axes)
 

@@ -92,7 +92,7 @@ def test_a_model_that_raises_no_alarm_is_reported_on(rows: Rows):
 
 def test_precision_and_recall_mark_the_threshold_of_the_alarms(rows: Rows, score: np.ndarray):
     chart = report._precision_recall(rows, score)
-    assert {"threshold 0.5", "frauds found (recall)", "alarms that are fraud (precision)", "100 %"} <= set(texts(chart))
+    assert {"threshold 0.5", "frauds found (recall)", "alarms that are fraud (precision)", "100%"} <= set(texts(chart))
     assert f"{rows.is_fraud.sum() / (rows.amount > 300).sum():.0%} of alarms are fraud and 100% of frauds are found" in chart.says
 
 
