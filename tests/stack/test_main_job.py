@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from pyspark.sql import SparkSession
 
 from etl import batches, core, ops, sql_server
 from etl.extract import extract
@@ -23,6 +24,7 @@ from etl.tables import declared_tables
 from etl.transform import take
 from ml import build_features, features
 from ml.spark import ship, spark_session
+from tests.kills import Step, killed_at
 from tests.postgres import rows
 
 TABLES = list(declared_tables().values())
@@ -45,6 +47,12 @@ def run() -> Iterator[ops.Run]:
 def bank(hive: Session) -> Iterator[None]:
     """Twenty customers, thirty terminals, forty days of transactions; nothing in raw, core and feature."""
     clear(hive)
+    fill()
+    yield
+    clear(hive)
+
+
+def fill() -> None:
     draw = random.Random(7)
     rows(
         "INSERT INTO bank.customers (customer_id, customer_name, email, country) "
@@ -54,12 +62,13 @@ def bank(hive: Session) -> Iterator[None]:
         "INSERT INTO bank.terminals (terminal_id, terminal_name, country, category) "
         "SELECT g, 't' || g, 'DE', 'grocery' FROM generate_series(1, 30) AS g"
     )
+    made, reports = [], []
     for number in range(1, 801):
-        transaction(number, draw.randint(1, 20), draw.randint(1, 30), draw.randint(0, 40 * 86_400), draw.randint(1, 30_000))
+        made.append((number, draw.randint(1, 20), draw.randint(1, 30), draw.randint(0, 40 * 86_400), draw.randint(1, 30_000)))
         if draw.random() < 0.05:
-            report(number, draw.uniform(7, 9))
-    yield
-    clear(hive)
+            reports.append((number, draw.uniform(7, 9), True))
+    transactions(made)
+    reported(reports)
 
 
 def clear(hive: Session) -> None:
@@ -77,19 +86,38 @@ def clear(hive: Session) -> None:
 
 
 def transaction(number: int, customer: int, terminal: int, second: int, cents: int) -> None:
+    transactions([(number, customer, terminal, second, cents)])
+
+
+def transactions(made: list[tuple[int, int, int, int, int]]) -> None:
+    """Insert transactions: number, customer, terminal, second since the first day, cents."""
     rows(
         "INSERT INTO bank.transactions (transaction_id, customer_id, terminal_id, transacted_at, amount, currency, channel, device) "
-        "VALUES (%s, %s, %s, %s::timestamptz + %s * interval '1 second', %s / 100.0, 'EUR', 'chip', 'pos')",
-        number, customer, terminal, FIRST_DAY, second, cents,
+        "SELECT n, c, t, %s::timestamptz + s * interval '1 second', a / 100.0, 'EUR', 'chip', 'pos' "
+        "FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[]) AS made (n, c, t, s, a)",
+        FIRST_DAY, *map(list, zip(*made, strict=True)),
     )  # fmt: skip
 
 
 def report(number: int, days: float, is_fraud: bool = True) -> None:
+    reported([(number, days, is_fraud)])
+
+
+def reported(made: list[tuple[int, float, bool]]) -> None:
+    """Insert reports: transaction, days after it, whether it was a fraud."""
     rows(
         "INSERT INTO bank.fraud_reports (transaction_id, reported_at, is_fraud) "
-        "SELECT transaction_id, transacted_at + %s * interval '1 day', %s FROM bank.transactions WHERE transaction_id = %s",
-        days, is_fraud, number,
-    )  # fmt: skip
+        "SELECT transaction_id, transacted_at + d * interval '1 day', f FROM bank.transactions "
+        "JOIN unnest(%s::bigint[], %s::double precision[], %s::boolean[]) AS made (n, d, f) ON transaction_id = n",
+        *map(list, zip(*made, strict=True)),
+    )
+
+
+def stored_is_computed(spark: SparkSession) -> bool:
+    """Tell whether the table holds exactly what a full build would write now."""
+    computed = build_features.compute(spark, build_features.current(spark), None).toArrow().sort_by("transaction_id")
+    stored = spark.table("feature.transactions").select(*computed.column_names).toArrow().sort_by("transaction_id")
+    return stored.cast(computed.schema).equals(computed)
 
 
 def load(hive: Session, run: ops.Run, kind: str = "incremental") -> None:
@@ -104,13 +132,8 @@ def test_incremental_features_equal_a_full_build_after_late_corrected_and_delete
     load(hive, run, "full")
     assert build_features.build(spark, True, run) == 800
 
-    def stored_is_computed() -> bool:
-        computed = build_features.compute(spark, build_features.current(spark), None)
-        stored = spark.table("feature.transactions").select(*computed.columns)
-        return stored.exceptAll(computed).isEmpty() and computed.exceptAll(stored).isEmpty()
-
     changes = {
-        "new rows": lambda: [transaction(n, n % 20 + 1, n % 30 + 1, 41 * 86_400 + n, 5_000 + n) for n in range(801, 841)],
+        "new rows": lambda: transactions([(n, n % 20 + 1, n % 30 + 1, 41 * 86_400 + n, 5_000 + n) for n in range(801, 841)]),
         "a late row": lambda: transaction(900, 3, 3, 5 * 86_400, 99_999),
         "late reports": lambda: [
             report(n, 12) for n in (15, 16, 17) if not rows("SELECT 1 FROM bank.fraud_reports WHERE transaction_id = %s", n)
@@ -125,14 +148,14 @@ def test_incremental_features_equal_a_full_build_after_late_corrected_and_delete
         change()
         load(hive, run)
         assert build_features.build(spark, False, run) > 0, what
-        assert stored_is_computed(), what
+        assert stored_is_computed(spark), what
     rows("DELETE FROM bank.fraud_reports WHERE transaction_id = 20")
     rows("DELETE FROM bank.transactions WHERE transaction_id = 20")
     sweep([declared_tables()["transactions"]], run, hive)
     take(hive, declared_tables()["transactions"], run)
     build_features.build(spark, False, run)
     assert spark.table("feature.transactions").where("transaction_id = 20").isEmpty()
-    assert stored_is_computed()
+    assert stored_is_computed(spark)
     assert build_features.build(spark, False, run) == 0
 
 
@@ -181,3 +204,46 @@ def test_load_killed_at_any_moment_and_run_again_ends_equal(bank: None, hive: Se
         subprocess.run([sys.executable, "-m", "etl.load", "incremental"], cwd=ROOT, check=True, env=os.environ, capture_output=True)
         assert hive.run(f"SELECT count(*) FROM core.transactions WHERE transaction_id = {number}") == [(1,)]
     assert all(result.source_rows == result.loaded_rows for result in reconcile(TABLES, run, hive))
+
+
+FEATURES = {
+    "before the columns match": Step("ml.build_features:_match_columns", "before"),
+    "before the first byte": Step("pyspark.sql.connect.readwriter:DataFrameWriterV2.overwrite", "before"),
+    "while the server writes": Step("pyspark.sql.connect.readwriter:DataFrameWriterV2.overwrite", 0.5),
+    "after the commit": Step("pyspark.sql.connect.readwriter:DataFrameWriterV2.overwrite", "after"),
+}
+BUILDING = """
+    from etl import ops
+    from ml import build_features, features
+    from ml.spark import ship, spark_session
+    ship(features)
+    with ops.run("test") as run:
+        build_features.build(spark_session("test"), {is_full}, run)
+"""
+
+
+def test_features_killed_at_any_step_and_run_again(bank: None, hive: Session, run: ops.Run) -> None:
+    ship(features)
+    spark = spark_session("test")
+    load(hive, run, "full")
+    killed_at(FEATURES["while the server writes"], BUILDING.format(is_full=True))
+    assert build_features.last(spark) is None or stored_is_computed(spark)
+    build_features.build(spark, False, run)
+    assert stored_is_computed(spark)
+
+    def ids() -> set[int]:
+        return {int(row[0]) for row in hive.run("SELECT transaction_id FROM feature.transactions")}
+
+    for number, (what, step) in enumerate(FEATURES.items(), 2000):
+        before = ids()
+        transaction(number, 3, 3, (number - 1990) * 86_400, 99_999)
+        load(hive, run)
+        killed_at(step, BUILDING.format(is_full=False))
+        seen = ids()
+        if what != "while the server writes":
+            assert seen == (before | {number} if what == "after the commit" else before), what
+        assert seen in (before, before | {number}), what
+        build_features.build(spark, False, run)
+        assert stored_is_computed(spark), what
+        assert build_features.build(spark, False, run) == 0, what
+    assert hive.run("SELECT count(*), count(DISTINCT transaction_id) FROM feature.transactions") == [(804, 804)]
