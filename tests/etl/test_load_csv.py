@@ -20,6 +20,7 @@ from etl.errors import BusyError
 from etl.load_csv import BadFileError, load_files
 from etl.ops import run, writer
 from etl.settings import ROOT
+from tests.kills import Step, killed_at
 from tests.postgres import rows
 
 HEADER = "transaction_id,customer_id,terminal_id,transacted_at,amount,currency,channel,device\n"
@@ -349,6 +350,35 @@ def test_killed_at_any_moment_all_or_nothing_is_loaded_and_running_again_complet
     assert rows("SELECT count(*), min(transaction_id), max(transaction_id) FROM bank.transactions") == [(count, 0, count - 1)]
     assert [row[0] for row in rejected()] == [count + 2]
     assert rows("SELECT count(*) FROM pg_constraint WHERE conrelid = 'bank.transactions'::regclass AND contype = 'f'") == [(2,)]
+
+
+STEPS = {
+    "before the first byte": Step("etl.load_csv:_Load.stage", "before"),
+    "while it is copied": Step("etl.load_csv:copyable", "before"),
+    "after it is staged": Step("etl.load_csv:_Load.stage", "after"),
+    "before bad lines are recorded": Step("etl.load_csv:_Load._record_bad", "before"),
+    "after bad lines are recorded": Step("etl.load_csv:_Load._record_bad", "after"),
+    "before the write": Step("etl.load_csv:_Load.write", "before"),
+    "in the open transaction": Step("etl.load_csv:_Load._on_conflict", "after"),
+    "after the commit": Step("etl.load_csv:_Load.write", "after"),
+    "before the run is recorded": Step("etl.ops:_end", "before"),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_killed_at_any_step_all_or_nothing_is_loaded_and_running_again_completes(parents: None, tmp_path: Path, step: str) -> None:
+    # A line that is no record, and one that only the table's checks refuse.
+    path = write(
+        tmp_path, HEADER + GOOD + "x,1,7,2018-04-01,1,EUR,chip,\n" + GOOD.replace("1,1,7", "4,99,7") + GOOD.replace("1,1,7", "5,1,7")
+    )
+    killed_at(STEPS[step], f"from pathlib import Path; from etl.load_csv import load_files; load_files([Path({str(path)!r})], 'full')")
+    is_loaded = step in ("after the commit", "before the run is recorded")
+    assert ids() == ([1, 5] if is_loaded else [])
+    (loaded,) = load_files([path], "full")
+    assert (loaded.inserted, loaded.unchanged) == ((0, 2) if is_loaded else (2, 0))
+    assert ids() == [1, 5]
+    assert [row[0] for row in rejected()] == [3, 4]
+    assert load_files([path], "full")[0].unchanged == 2
 
 
 def test_interrupted_it_says_so_and_loads_nothing(parents: None, tmp_path: Path) -> None:
