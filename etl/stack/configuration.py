@@ -119,7 +119,7 @@ def metastore_site(reader: Reader) -> dict[str, object]:
         if reader == "loads"
         else "org.apache.hadoop.hive.metastore.MaterializationsRebuildLockCleanerTask",
         "metastore.txn.timeout": "60s",
-        "metastore.timedout.txn.reaper.interval": "30s",
+        "metastore.timedout.txn.reaper.interval": "10s",
         "metastore.acid.housekeeper.interval": "30s",
         "hive.timedout.txn.reaper.interval": "30s",
         "metastore.server.min.threads": 4,
