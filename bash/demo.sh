@@ -5,5 +5,4 @@
 # Stopped by Ctrl-C, it goes on where it was when it is run again.
 source "$(dirname "$0")/lib.sh"
 "$ROOT/bash/setup.sh"
-"$ROOT/bash/stack.sh" up
 py etl.demo "$@"

@@ -127,8 +127,8 @@ LAST_STEPS = [
 ]
 
 
-def run(steps: list[Step], progress: Progress) -> None:
-    """Run steps one after the other; each one's own lines and bars go to the terminal.
+def run(steps: list[Step], progress: Progress, already: int = 0) -> None:
+    """Run steps one after the other, after some that have run already; each one's own lines and bars go to the terminal.
 
     Raises
     ------
@@ -136,10 +136,10 @@ def run(steps: list[Step], progress: Progress) -> None:
         When a step fails, naming it.
     """
     terminal = console()
-    for number, step in enumerate(steps, 1):
+    for number, step in enumerate(steps, already + 1):
         if step.is_once and step.name in progress.seconds:
             continue
-        terminal.rule(f"[bold]{number}/{len(steps)} {step.name}", align="left")
+        terminal.rule(f"[bold]step {number}{f' of {already + len(steps)}' if already else ''}: {step.name}", align="left")
         started = time.monotonic()
         code = subprocess.run(step.command, check=False).returncode
         if code in (130, -2):
@@ -160,13 +160,13 @@ def summary(progress: Progress) -> None:
             "SELECT transaction_id, transacted_at, amount, fraud_probability, risk_level, reasons FROM mart.predictions "
             "ORDER BY fraud_probability DESC, transaction_id LIMIT 10"
         )
-        levels = hive.run("SELECT risk_level, count(*), sum(amount) FROM mart.predictions GROUP BY risk_level ORDER BY 2")
+        levels = hive.run("SELECT risk_level, count(*), sum(amount) FROM mart.predictions GROUP BY risk_level ORDER BY 2 DESC")
     terminal.print(rows_screen(names, counts))
     terminal.print(steps_screen(progress))
     for line in reconciliation():
         terminal.print(line)
     terminal.print(model_lines())
-    terminal.print("risk levels: " + "; ".join(f"{level} {count:,} transactions, {amount:,} in all" for level, count, amount in levels))
+    terminal.print("risk levels: " + "; ".join(f"{level} {count:,} transactions, {amount:,} in amounts" for level, count, amount in levels))
     terminal.print(risky_screen(top))
     terminal.print(where_next())
 
@@ -195,6 +195,8 @@ def steps_screen(progress: Progress) -> Screen:
     screen.add_column("seconds", justify="right")
     for name, seconds in progress.seconds.items():
         screen.add_row(name, f"{seconds:.1f}")
+    screen.add_section()
+    screen.add_row("all", f"{sum(progress.seconds.values()):.1f}")
     return screen
 
 
@@ -206,7 +208,8 @@ def reconciliation() -> list[str]:
             "AND run_id = (SELECT run_id FROM ops.runs WHERE verb = 'reconcile' ORDER BY started_at DESC LIMIT 1) ORDER BY 1"
         )
         return [
-            f"reconciled {name}: {source:,} in the source = {loaded:,} loaded + {rejected:,} rejected: {'equal' if equal else 'DIFFERENT'}"
+            f"reconciled {name}, rows older than the watermark: {source:,} in the source = {loaded:,} loaded + {rejected:,} rejected, "
+            f"{'equal row for row' if equal else 'DIFFERENT'}"
             for name, source, loaded, rejected, equal in cursor.fetchall()
         ]
 
@@ -223,8 +226,14 @@ def model_lines() -> str:
             return "no champion yet; bash/train.sh makes one"
         cursor.execute("SELECT key, value FROM latest_metrics WHERE run_uuid = %s ORDER BY key", (row[2],))
         metrics = {str(key): float(value) for key, value in cursor.fetchall()}
-    told = ", ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in metrics.items())
-    return f"champion: {row[0]} version {row[1]}, on the newest labelled week: {told}"
+    words = {
+        "average_precision": "average precision",
+        "card_precision_100": "card precision at 100 a day",
+        "card_precision_100_share": "of the best possible",
+        "roc_auc": "ROC AUC",
+    }
+    told = ", ".join(f"{words.get(key, key)} {value:.3f}" for key, value in metrics.items())
+    return f"champion: {row[0]} version {row[1]}; when it was trained, on the newest labelled week: {told}"
 
 
 def risky_screen(top: list[tuple[Any, ...]]) -> Screen:
@@ -268,9 +277,10 @@ def main() -> None:
     progress = Progress.of(settings().data_dir / "demo" / "progress.json", describe(given))
     if not progress.path.exists():
         progress.save()
-    first = prepare(given, folder)
-    run([first], progress)
-    run([*load_steps(folder), *LAST_STEPS], progress)
+    first = [Step("servers", verb("stack", "up"), is_once=False), prepare(given, folder)]
+    run(first, progress)
+    # Which days follow is known when the input has been read.
+    run([*load_steps(folder), *LAST_STEPS], progress, len(first))
     summary(progress)
 
 

@@ -97,6 +97,7 @@ def earliest_change(spark: SparkSession, before: Seen, now: Seen) -> dt.datetime
         None when nothing changed; False when it cannot be told, and everything has to be built.
     """
     if before.definition != now.definition:
+        logger.info("the features' code has changed since the last build: everything is built again")
         return False
     moments = []
     for name, column in INPUTS.items():
@@ -104,6 +105,7 @@ def earliest_change(spark: SparkSession, before: Seen, now: Seen) -> dt.datetime
             continue
         moment = _earliest_change_of(spark, name, column, before.snapshots[name], now.snapshots[name])
         if moment is False:
+            logger.info("core was replaced since the last build: everything is built again", table=f"core.{name}")
             return False
         if moment is not None:
             moments.append(moment)

@@ -237,7 +237,12 @@ def all_servers() -> dict[str, Server]:
             {"mlflow": here.port("mlflow")},
             _listens(here.port("mlflow")),
             after=("postgres",),
-            environment={"PGPASSFILE": str(here.secrets_dir / "pgpass")},
+            # Its job runner would start eight processes that nobody asks for anything.
+            environment={
+                "PGPASSFILE": str(here.secrets_dir / "pgpass"),
+                "MLFLOW_DISABLE_TELEMETRY": "true",
+                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            },
             group="mlflow",
         ),
     ]
