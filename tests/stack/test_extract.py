@@ -233,14 +233,14 @@ def test_deleted_rows_are_swept_and_a_key_that_returns_comes_back(probe: Table, 
 
 
 def test_truncate_is_refused_without_force(probe: Table, hive: Session, run: ops.Run) -> None:
-    fill(1, 100)
+    fill(1, 20)
     load(hive, run, "full")
     rows("TRUNCATE bank.probe")
-    with pytest.raises(RefusedError, match=r"100 of 100 keys of bank\.probe are gone"):
+    with pytest.raises(RefusedError, match=r"20 of 20 keys of bank\.probe are gone"):
         sweep([probe], run, hive)
     with pytest.raises(RefusedError, match=r"bank\.probe is empty and was not before"):
         extract([probe], "full", run, hive)
-    assert len(in_core(hive)) == 100
+    assert len(in_core(hive)) == 20
     sweep([probe], run, hive, force=True)
     take(hive, probe, run)
     assert in_core(hive) == {}
@@ -311,26 +311,25 @@ def test_a_new_nullable_column_goes_down_the_line_with_a_warning(probe: Table, h
     reconcile([probe], run, hive)
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ("DROP COLUMN note", r"bank\.probe\.note is gone"),
-        ("ALTER COLUMN small TYPE bigint", r"bank\.probe\.small"),
-        ("ALTER COLUMN amount TYPE numeric(12,3)", r"bank\.probe\.amount"),
-        ("RENAME COLUMN born TO born_on", r"bank\.probe\.born is gone"),
-        ("ADD COLUMN needed integer NOT NULL DEFAULT 1", r"bank\.probe\.needed"),
-    ],
-)
-def test_any_other_drift_names_the_column_and_publishes_nothing(probe: Table, hive: Session, run: ops.Run, change: str, words: str) -> None:
+def test_any_other_drift_names_the_column_and_publishes_nothing(probe: Table, hive: Session, run: ops.Run) -> None:
     fill(1, 5)
     load(hive, run, "full")
     fill(6, 7)
-    rows(f"ALTER TABLE bank.probe {change}")
-    with pytest.raises(RefusedError, match=words):
-        extract([probe], "incremental", run, hive)
-    assert in_raw(hive) == [1]
-    assert len(storage().list(batches.root("probe", "full"))) == 1
+    for change, undo, words in (
+        ("ALTER COLUMN small TYPE bigint", "ALTER COLUMN small TYPE smallint", r"bank\.probe\.small is now bigint"),
+        ("ALTER COLUMN amount TYPE numeric(12,3)", "ALTER COLUMN amount TYPE numeric(12,2)", r"bank\.probe\.amount is now numeric"),
+        ("RENAME COLUMN born TO born_on", "RENAME COLUMN born_on TO born", r"bank\.probe\.born is gone"),
+        ("ADD COLUMN needed integer NOT NULL DEFAULT 1", "DROP COLUMN needed", r"bank\.probe\.needed is new and NOT NULL"),
+        ("DROP COLUMN note", "ADD COLUMN note text", r"bank\.probe\.note is gone"),
+    ):
+        rows(f"ALTER TABLE bank.probe {change}")
+        with pytest.raises(RefusedError, match=words):
+            extract([probe], "incremental", run, hive)
+        assert in_raw(hive) == [1], change
+        assert len(storage().list(batches.root("probe", "full"))) == 1, change
+        rows(f"ALTER TABLE bank.probe {undo}")
     assert len(in_core(hive)) == 5
+    assert load(hive, run)[0].row_count == 2
 
 
 # Two runs ------------------------------------------------------------------------------------------------------
