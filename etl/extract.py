@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -249,7 +249,6 @@ class Copier:
         self._shown = shown
         self._rows = 0
         self._executor = ThreadPoolExecutor(settings().extract_streams, "copy")
-        self._idle: list[streams.Stream] = []
         self._stopped = threading.Event()
 
     def __enter__(self) -> Copier:
@@ -258,8 +257,6 @@ class Copier:
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
         self._executor.shutdown(wait=True, cancel_futures=True)
-        for stream in self._idle:
-            stream.__exit__()
 
     def start(self, part: Part, number: int, kind: str, run_id: str, splits: Sequence[str]) -> Copy:
         """Begin to copy a part into the folder of its batch, one file or more for each split."""
@@ -273,16 +270,8 @@ class Copier:
         return copy
 
     def _piece(self, part: Part, query: str, folder: str, prefix: str, ranged: Sequence[str]) -> tuple[streams.Part, int, int]:
-        stream = self._idle.pop() if self._idle else streams.Stream(self._snapshot)
-        found = stream.batches(query)
-        try:
+        with streams.Stream(self._snapshot) as stream, closing(stream.batches(query)) as found:
             written = streams.write(self._until_stopped(found), part.source.columns, ranged, folder, prefix)
-        except BaseException:
-            # An open statement would keep the connection, and with it the lock on the table, alive.
-            found.close()
-            stream.__exit__()
-            raise
-        self._idle.append(stream)
         rows = total = 0
         for file in written.files:
             file_rows, file_total = streams.read_back(f"{folder}/{file['name']}", part.source.columns)

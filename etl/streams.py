@@ -41,21 +41,20 @@ class Part:
 
 
 class Stream:
-    """One connection to the source inside an exported snapshot."""
+    """One connection to the source inside an exported snapshot, for one query."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         import adbc_driver_manager as adbc
         import adbc_driver_postgresql as driver
 
         self._adbc = adbc
+        self._snapshot = snapshot
         options = " ".join(f"-c {name}={value}" for name, value in SESSION_SETTINGS.items())
         dsn = f"{settings().dsn('extractor', DATABASE, 'warehouse extract stream')} options='{options}'"
         # The low-level interface: the DB-API one imports pandas, half a second.
         self._database = adbc.AdbcDatabase(driver=driver._driver_path(), uri=dsn)
         try:
             self._connection = adbc.AdbcConnection(self._database)
-            self._execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            self._execute(f"SET TRANSACTION SNAPSHOT '{snapshot.identifier}'")
         except BaseException:
             self._database.close()
             raise
@@ -76,6 +75,11 @@ class Stream:
         """Read a query by binary COPY, some megabytes at a time."""
         import pyarrow as pa
 
+        # This begins the transaction, and right before the query: to prepare a statement on a connection that is lost
+        # ends the process in this version of the driver, to begin a transaction on it is an error.
+        self._connection.set_autocommit(False)
+        self._execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        self._execute(f"SET TRANSACTION SNAPSHOT '{self._snapshot.identifier}'")
         with self._adbc.AdbcStatement(self._connection) as prepared:
             prepared.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(ARROW_BATCH_BYTES)})
             prepared.set_sql_query(query)
