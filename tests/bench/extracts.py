@@ -67,7 +67,7 @@ def spark() -> Callable[[], None]:
         # Without it the driver fetches a whole partition into memory.
         .option("fetchsize", 10_000)
     )
-    # The keys are the numbers from 1 on: in a table of another kind the bounds would be asked for first.
+    # Keys begin at 1; where they end is asked for, as a person would.
     (rows,) = reader.option("dbtable", "(SELECT max(transaction_id) AS newest FROM bank.transactions) AS bounds").load().first()
     reader = (
         reader.option("dbtable", "bank.transactions")

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from etl import ops, sql_server
 from etl.settings import settings
+from etl.sql_server import Session
 from tests import own_stack
 
 PORT_OFFSET = 12000
@@ -32,3 +34,15 @@ def stack() -> Iterator[None]:
     yield
     if is_own:
         control.down()
+
+
+@pytest.fixture
+def hive() -> Iterator[Session]:
+    with sql_server.session() as session:
+        yield session
+
+
+@pytest.fixture
+def run() -> Iterator[ops.Run]:
+    with ops.run("test") as one:
+        yield one

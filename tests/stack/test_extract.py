@@ -51,18 +51,6 @@ CREATE INDEX ON bank.probe (updated_at);
 
 
 @pytest.fixture
-def hive() -> Iterator[Session]:
-    with sql_server.session() as session:
-        yield session
-
-
-@pytest.fixture
-def run() -> Iterator[ops.Run]:
-    with ops.run("test") as one:
-        yield one
-
-
-@pytest.fixture
 def probe(hive: Session) -> Iterator[Table]:
     """An empty source table, with nothing in raw and core."""
     set_up(hive)

@@ -21,9 +21,9 @@ from etl.stack import control, servers, supervision
 from etl.tables import Table
 from etl.transform import take
 from tests.postgres import rows
-from tests.stack.test_extract import fill, hive, in_core, in_raw, in_source, probe, run
+from tests.stack.test_extract import fill, in_core, in_raw, in_source, probe
 
-__all__ = ["hive", "probe", "run"]
+__all__ = ["probe"]
 
 
 @contextmanager

@@ -22,9 +22,9 @@ from etl.tables import Table
 from etl.transform import take
 from tests.kills import Step, killed_at
 from tests.postgres import rows
-from tests.stack.test_extract import PROBE, clear, fill, hive, in_core, in_raw, in_source, load, probe, run, set_up
+from tests.stack.test_extract import PROBE, clear, fill, in_core, in_raw, in_source, load, probe, set_up
 
-__all__ = ["hive", "probe", "run"]
+__all__ = ["probe"]
 
 EXTRACT = {
     "before the first byte": Step("etl.streams:write", "before"),

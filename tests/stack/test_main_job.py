@@ -34,18 +34,6 @@ FIRST_DAY = "2018-04-01"
 
 
 @pytest.fixture
-def hive() -> Iterator[Session]:
-    with sql_server.session() as session:
-        yield session
-
-
-@pytest.fixture
-def run() -> Iterator[ops.Run]:
-    with ops.run("test") as one:
-        yield one
-
-
-@pytest.fixture
 def bank(hive: Session) -> Iterator[None]:
     """Twenty customers, thirty terminals, forty days of transactions; nothing in raw, core and feature."""
     clear(hive)

@@ -17,9 +17,9 @@ from etl.settings import ROOT
 from etl.sql_server import Session
 from etl.tables import Table
 from etl.transform import take
-from tests.stack.test_extract import fill, hive, in_core, in_source, probe, run
+from tests.stack.test_extract import fill, in_core, in_source, probe
 
-__all__ = ["hive", "probe", "run"]
+__all__ = ["probe"]
 
 RELEASED_WITHIN_SECONDS = 120
 

@@ -37,18 +37,6 @@ def spark(stack: None) -> SparkSession:
     return spark_session("test")
 
 
-@pytest.fixture
-def hive() -> Iterator[Session]:
-    with sql_server.session() as session:
-        yield session
-
-
-@pytest.fixture
-def run() -> Iterator[ops.Run]:
-    with ops.run("test") as one:
-        yield one
-
-
 def drawn() -> tuple[pa.Table, pa.Table]:
     """A month of a small bank; frauds are large amounts, and all amounts at one terminal."""
     random = np.random.default_rng(3)
