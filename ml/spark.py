@@ -37,7 +37,7 @@ RETRIES = 5
 
 
 def spark_session(app: str) -> SparkSession:
-    """Open a session; it ends with the process.
+    """Open this process's session; it ends with the process, or when the next one is opened.
 
     Parameters
     ----------
@@ -71,6 +71,9 @@ def spark_session(app: str) -> SparkSession:
         # Spark's client would ask for ten minutes.
         if not machine.answers(here.loads_host, here.port("connect")):
             raise unavailable
+        # MLlib's models are looked for in the active session, which stays the first one until that is stopped.
+        if (previous := SparkSession.getActiveSession()) is not None:
+            _stop(previous)
         try:
             session = SparkSession.builder.remote(f"sc://{address}/;user_id={here.hdfs_user}").appName(app).create()
             session.conf.set("spark.sql.connect.serverStacktrace.enabled", "false")

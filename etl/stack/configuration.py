@@ -193,8 +193,6 @@ def spark_defaults(reader: Reader) -> dict[str, object]:
             "spark.connect.grpc.binding.address": here.host,
             "spark.connect.grpc.binding.port": here.port("connect"),
             "spark.connect.grpc.arrow.maxBatchSize": "16m",
-            # With it, a model just fitted is held by a soft reference only: a server whose heap has filled up forgets it at once.
-            "spark.connect.session.connectML.mlCache.memoryControl.enabled": "false",
             "spark.python.daemon.module": "etl.stack.python_daemon",
         }
     else:

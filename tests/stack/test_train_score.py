@@ -34,6 +34,8 @@ CUSTOMERS, TERMINALS, PER_DAY = 60, 30, 80
 
 @pytest.fixture(scope="module")
 def spark(stack: None) -> SparkSession:
+    # A process may open one session after another; MLlib's models must be looked for in the last.
+    spark_session("an earlier test")
     return spark_session("test")
 
 
