@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from etl.columns import Column, content_hash, hash_expression
+from etl.columns import Column, outline_columns, outline_text
 from etl.errors import BusyError, RefusedError, WarehouseError
 from etl.log import logger
 from etl.settings import ROOT, settings
@@ -72,7 +72,9 @@ class Batch:
     row_count, rejected_count
         Rows in the batch, and rows of its range that could not be held.
     content_hash
-        Sum of the row hashes, as a decimal.
+        Sum of the row hashes, as a decimal; compared between the source and the files.
+    outline
+        Of each column how many values, the lowest and the highest (`etl.columns`); compared between the files and Hive.
     columns
         Of the files; for `deletes` the key's only.
     key_ranges
@@ -101,6 +103,7 @@ class Batch:
     key_ranges: tuple[tuple[int, int], ...] | None = None
     files: tuple[dict[str, Any], ...] = ()
     bytes: int = 0
+    outline: str = ""
     prepared: tuple[str, ...] = ()
     version: str = field(default_factory=tool_version)
 
@@ -457,10 +460,9 @@ def _differences(hive: Session, ready: Sequence[Batch], added: Sequence[int]) ->
     if not added:
         return {}
     found = {
-        (int(at), str(part)): (int(rows), str(content))
-        for at, part, rows, content in hive.run_file(
-            f"{TEMPLATES}/checksum.hql.j2",
-            content_hash=content_hash("spark", "row_hash"),
+        (int(at), str(part)): (int(rows), str(outline))
+        for at, part, rows, outline in hive.run_file(
+            f"{TEMPLATES}/outline.hql.j2",
             batches=[
                 {
                     "position": at,
@@ -469,7 +471,8 @@ def _differences(hive: Session, ready: Sequence[Batch], added: Sequence[int]) ->
                     # both got theirs, at least one sees the other's here.
                     "other": hive_name(ready[at].table, "full" if ready[at].kind == "deletes" else "deletes"),
                     "batch": ready[at].number,
-                    "row_hash": hash_expression("spark", ready[at].columns),
+                    "aggregates": outline_columns("spark", ready[at].columns),
+                    "outline": outline_text("spark", ready[at].columns),
                 }
                 for at in added
             ],
@@ -478,13 +481,14 @@ def _differences(hive: Session, ready: Sequence[Batch], added: Sequence[int]) ->
     wrong: dict[int, WarehouseError] = {}
     for at in added:
         batch = ready[at]
-        rows, content = found[at, "own"]
+        rows, outline = found[at, "own"]
         if found[at, "other"][0]:
             wrong[at] = BusyError(f"another run published a batch {batch.number} of {batch.table} at this moment; run again")
-        elif (rows, content) != (batch.row_count, batch.content_hash):
+        elif (rows, outline) != (batch.row_count, batch.outline):
             wrong[at] = WarehouseError(
-                f"{batch.hive_table} batch {batch.number}: Hive reads {rows} rows with hash {content}, the source had "
-                f"{batch.row_count} with {batch.content_hash}; the partition is withdrawn and nothing of it is published"
+                f"{batch.hive_table} batch {batch.number}: Hive reads {rows} rows, the files hold {batch.row_count}; of each column "
+                f"Hive reads (values, lowest, highest) {outline}, the files hold {batch.outline}; "
+                "the partition is withdrawn and nothing of it is published"
             )
     return wrong
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from etl.errors import RefusedError
@@ -267,6 +267,43 @@ def content_hash(dialect: Dialect, row_hash: str, only: str = "") -> str:
     if dialect == "spark":
         return f"coalesce(CAST(sum(CAST({row_hash} AS DECIMAL(20,0))){condition} AS STRING), '0')"
     return f"coalesce(sum({row_hash}){condition}, 0)::{'text' if dialect == 'postgres' else 'varchar'}"
+
+
+def outline_columns(dialect: Dialect, columns: Sequence[Column]) -> str:
+    """Return the aggregates of a set of rows' outline: how many, and of each column how many values, the lowest and the highest.
+
+    Cheap beside the row hash. Outlines of parts add up: counts by sum, the others by min and max (`joined_outlines`).
+    """
+    found = ["count(*) AS row_count"]
+    for at, column in enumerate(columns):
+        name = quoted(dialect, column.name)
+        found.append(f"count({name}) AS c{at}_count")
+        for function, alias in (("min", f"c{at}_least"), ("max", f"c{at}_greatest")):
+            extreme = f"{function}({name})"
+            if column.kind in ("real", "double"):
+                # Which of the zeros comes first is chance.
+                extreme = f"CAST({extreme} AS DOUBLE) + CAST(0 AS DOUBLE)"
+            found.append(f"{extreme} AS {alias}")
+    return ", ".join(found)
+
+
+def joined_outlines(columns: Sequence[Column]) -> str:
+    """Return the aggregates that join the outlines of parts, in DuckDB."""
+    found = ["sum(row_count) AS row_count"]
+    for at in range(len(columns)):
+        found += [f"sum(c{at}_count) AS c{at}_count", f"min(c{at}_least) AS c{at}_least", f"max(c{at}_greatest) AS c{at}_greatest"]
+    return ", ".join(found)
+
+
+def outline_text(dialect: Dialect, columns: Sequence[Column]) -> str:
+    """Return an outline as a text, the same in every dialect; values are written as the row hash writes them."""
+    fields: list[str] = []
+    for at, column in enumerate(columns):
+        values = f"CAST(c{at}_count AS {'STRING' if dialect == 'spark' else 'VARCHAR'})"
+        extremes = [replace(column, name=f"c{at}_{which}", is_nullable=True) for which in ("least", "greatest")]
+        own = [values, *(field for one in extremes for field in _FIELDS[dialect](one, quoted(dialect, one.name)))]
+        fields.append(f"concat('{column.name} ', {_joined(own)})")
+    return _joined(fields) if len(fields) > 1 else fields[0]
 
 
 def key_expression(dialect: Dialect, key: Sequence[str], alias: str = "", separator: str = "','") -> str:

@@ -67,15 +67,18 @@ class View:
         )
         return {str(row[0]): Group(int(row[1]), str(row[2])) for row in self.run(statement)}
 
-    def rows(self, part: str, names: Iterable[str], key: Sequence[Column], columns: Sequence[Column], more: str = "") -> Rows:
-        """Return the rows of some parts by identity: the row's hash, and its key as text."""
-        wanted = ", ".join(literal(name) for name in names)
+    def rows(self, part: str, names: Iterable[str], key: Sequence[Column], columns: Sequence[Column], more: str = "") -> dict[str, Rows]:
+        """Return the rows of some parts, by part and identity: the row's hash, and its key as text."""
+        wanted = list(names)
         statement = (
-            f"SELECT {self.identity(key)}, {hash_expression(self.dialect, columns, self._alias(columns))}, "
+            f"SELECT {self._text(part)}, {self.identity(key)}, {hash_expression(self.dialect, columns, self._alias(columns))}, "
             f"{key_expression(self.dialect, [column.name for column in key], self.alias, KEY_SEPARATOR)} "
-            f"FROM {self.relation} WHERE {self.condition} AND {self._text(part)} IN ({wanted}){more}"
+            f"FROM {self.relation} WHERE {self.condition} AND {self._text(part)} IN ({', '.join(map(literal, wanted))}){more}"
         )
-        return {int(identity): (int(content), str(text)) for identity, content, text in self.run(statement)}
+        found: dict[str, Rows] = {name: {} for name in wanted}
+        for name, identity, content, text in self.run(statement):
+            found[str(name)][int(identity)] = (int(content), str(text))
+        return found
 
 
 Rows = dict[int, tuple[int, str]]
@@ -133,19 +136,32 @@ def differing_rows(
     tuple
         Name of the part, rows of the source, rows of core; equal rows are left out.
     """
+
+    def fetched(names: Sequence[str], more: tuple[str, str] = ("", "")) -> Iterator[tuple[str, Rows, Rows]]:
+        here = source.rows(parts[0], names, key, columns, more[0])
+        there = core.rows(parts[1], names, key, columns, more[1])
+        for name in names:
+            for identity in [one for one in here[name] if there[name].get(one, ("",))[0] == here[name][one][0]]:
+                del here[name][identity], there[name][identity]
+            yield name, here[name], there[name]
+
+    together: list[str] = []
+    room = ROWS_AT_ONCE
     for name in differing(*groups):
         size = max(found[name].rows for found in groups if name in found)
-        subparts = [("", "")]
-        if size > ROWS_AT_ONCE:
-            sub = [f"({view.identity(key)} % {SUBPARTS})" for view in (source, core)]
-            within = [
-                view.groups(expression, columns, f" AND {view._text(part)} = {literal(name)}")
-                for view, expression, part in zip((source, core), sub, parts, strict=True)
-            ]
-            subparts = [(f" AND {sub[0]} = {one}", f" AND {sub[1]} = {one}") for one in differing(*within)]
-        for more in subparts:
-            here = source.rows(parts[0], [name], key, columns, more[0])
-            there = core.rows(parts[1], [name], key, columns, more[1])
-            for identity in [identity for identity in here if there.get(identity, ("",))[0] == here[identity][0]]:
-                del here[identity], there[identity]
-            yield name, here, there
+        if together and size > room:
+            yield from fetched(together)
+            together, room = [], ROWS_AT_ONCE
+        if size <= room:
+            together.append(name)
+            room -= size
+            continue
+        sub = [f"({view.identity(key)} % {SUBPARTS})" for view in (source, core)]
+        within = [
+            view.groups(expression, columns, f" AND {view._text(part)} = {literal(name)}")
+            for view, expression, part in zip((source, core), sub, parts, strict=True)
+        ]
+        for one in differing(*within):
+            yield from fetched([name], (f" AND {sub[0]} = {one}", f" AND {sub[1]} = {one}"))
+    if together:
+        yield from fetched(together)

@@ -138,7 +138,7 @@ def has_streamed(hive: Session, target: Target) -> bool:
 
 
 def commit(hive: Session, target: Target, template: str, number: int, run_id: str, **parameters: object) -> None:
-    """Run one statement whose Iceberg commit records the batch, and tag its snapshot.
+    """Run one statement whose Iceberg commit records the batch.
 
     A commit lost to another writer is tried again, after a look whether it was not ours that got through.
 
@@ -172,5 +172,3 @@ def commit(hive: Session, target: Target, template: str, number: int, run_id: st
         finally:
             hive.run(f"RESET `{PROPERTY}.batch`")
             hive.run(f"RESET `{PROPERTY}.run`")
-    # Maintenance never expires a tagged snapshot. A crash before this line costs nothing: the mark is read from snapshots.
-    hive.run(f"ALTER TABLE core.{target.name} CREATE OR REPLACE TAG merged")

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import functools
+import operator
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -74,7 +76,7 @@ class Copy:
     number: int
     folder: str
     began: float
-    pieces: list[Future[tuple[streams.Part, int, int]]] = field(default_factory=list)
+    pieces: list[Future[tuple[streams.Part, streams.ReadBack]]] = field(default_factory=list)
 
 
 @named_faults()
@@ -269,14 +271,11 @@ class Copier:
             copy.pieces.append(self._executor.submit(self._piece, part, query, folder, f"part-{at:02d}", ranged))
         return copy
 
-    def _piece(self, part: Part, query: str, folder: str, prefix: str, ranged: Sequence[str]) -> tuple[streams.Part, int, int]:
-        with streams.Stream(self._snapshot) as stream, closing(stream.batches(query)) as found:
-            written = streams.write(self._until_stopped(found), part.source.columns, ranged, folder, prefix)
-        rows = total = 0
-        for file in written.files:
-            file_rows, file_total = streams.read_back(f"{folder}/{file['name']}", part.source.columns)
-            rows, total = rows + file_rows, total + file_total
-        return written, rows, total
+    def _piece(self, part: Part, query: str, folder: str, prefix: str, ranged: Sequence[str]) -> tuple[streams.Part, streams.ReadBack]:
+        with streams.Stream(self._snapshot) as stream, closing(stream.batches(query)) as rows:
+            written = streams.write(self._until_stopped(rows), part.source.columns, ranged, folder, prefix)
+        found = [streams.read_back(f"{folder}/{file['name']}", part.source.columns) for file in written.files]
+        return written, functools.reduce(operator.add, found)
 
     def _until_stopped(self, found: Iterator[Any]) -> Iterator[Any]:
         for batch in found:
@@ -305,11 +304,11 @@ def verified(copy: Copy, counted: Counted, source: Source, kind: str, run: ops.R
         When they differ.
     """
     pieces = [piece.result() for piece in copy.pieces]
-    rows, total = sum(piece[1] for piece in pieces), sum(piece[2] for piece in pieces)
-    if (rows, str(total)) != (counted.rows, counted.content_hash):
+    found = functools.reduce(operator.add, (piece[1] for piece in pieces))
+    if (found.rows, str(found.total)) != (counted.rows, counted.content_hash):
         raise WarehouseError(
             f"{copy.part.table.source}: the source has {counted.rows} rows with hash {counted.content_hash}, "
-            f"{copy.folder} in HDFS has {rows} with {total}; nothing of it is published, run again"
+            f"{copy.folder} in HDFS has {found.rows} with {found.total}; nothing of it is published, run again"
         )
     written = [piece[0] for piece in pieces]
     ranges = [one for piece in written for one in piece.ranges or []]
@@ -324,6 +323,7 @@ def verified(copy: Copy, counted: Counted, source: Source, kind: str, run: ops.R
         row_count=counted.rows,
         rejected_count=counted.rejected,
         content_hash=counted.content_hash,
+        outline=found.outline(copy.part.source.columns),
         columns=copy.part.source.columns,
         key=copy.part.table.key,
         range_from=copy.part.range_from,

@@ -1,6 +1,6 @@
 """Maintenance of the Iceberg tables: fold in small and delete files, expire old snapshots, remove orphans.
 
-Snapshots that a tag names stay: core's mark is one of them.
+Snapshots that a tag names stay: the newest that took a batch, core's mark, is tagged before anything expires.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def maintain(hive: Session, database: str, name: str, run: ops.Run, keep_days: f
     owner = next((table.name for table in declared_tables().values() if name in core.target_names(table)), name)
     with ops.writer(f"{database}.{owner}", run, WRITER_WAIT_SECONDS):
         if database == "core":
-            _retag(hive, name)
+            _tag(hive, name)
         # The second option folds position deletes in even where no file is small.
         rewritten = hive.run(
             f"CALL spark_catalog.system.rewrite_data_files(table => '{full}', "
@@ -41,8 +41,8 @@ def maintain(hive: Session, database: str, name: str, run: ops.Run, keep_days: f
     )
 
 
-def _retag(hive: Session, name: str) -> None:
-    """Let the tag name the newest snapshot that took a batch: a writer killed after its commit had no time to."""
+def _tag(hive: Session, name: str) -> None:
+    """Let the tag name the newest snapshot that took a batch; later ones of the stream or of compaction do not say it."""
     mark = core.marks(hive, [name]).get(name)
     if mark is not None:
         hive.run(f"ALTER TABLE core.{name} CREATE OR REPLACE TAG merged AS OF VERSION {mark.snapshot_id}")

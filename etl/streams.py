@@ -12,12 +12,13 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from etl.columns import Column, arrow_type, content_hash, hash_expression
+from etl.columns import Column, arrow_type, content_hash, hash_expression, joined_outlines, outline_columns, outline_text
 from etl.settings import settings
 from etl.source import DATABASE, SESSION_SETTINGS, Snapshot, SourceTable
 from etl.storage import storage
 
 if TYPE_CHECKING:
+    import duckdb
     import pyarrow as pa
 
 # A Parquet file ends after this many bytes, so that reading it back fits in memory.
@@ -264,23 +265,52 @@ def load_libraries() -> None:
     assert all((adbc_driver_manager, adbc_driver_postgresql, duckdb, numpy, pyarrow.parquet))  # noqa: S101 - imported to be warm
 
 
-def read_back(path: str, columns: Sequence[Column]) -> tuple[int, int]:
-    """Read a file from HDFS; return its rows and the sum of their hashes."""
+@dataclass(frozen=True)
+class ReadBack:
+    """What files hold: rows, the sum of their hashes, and their outline (`etl.columns`) as a table of one row a file."""
+
+    rows: int
+    total: int
+    outlines: pa.Table
+
+    def __add__(self, other: ReadBack) -> ReadBack:
+        import pyarrow as pa
+
+        return ReadBack(self.rows + other.rows, self.total + other.total, pa.concat_tables([self.outlines, other.outlines]))
+
+    def outline(self, columns: Sequence[Column]) -> str:
+        """Return the outline of all files as a text."""
+        with _duckdb() as session:
+            session.register("outlines", self.outlines)
+            ((found,),) = session.execute(
+                f"SELECT {outline_text('duckdb', columns)} FROM (SELECT {joined_outlines(columns)} FROM outlines) AS joined"
+            ).fetchall()
+        return str(found)
+
+
+def read_back(path: str, columns: Sequence[Column]) -> ReadBack:
+    """Read a file from HDFS."""
     with storage().read(path) as reader:
-        return hash_of(reader.read(), columns)
+        return content_of(reader.read(), columns)
 
 
-def hash_of(file: bytes, columns: Sequence[Column]) -> tuple[int, int]:
-    """Return the rows of a Parquet file and the sum of their hashes, computed by DuckDB."""
-    import duckdb
+def content_of(file: bytes, columns: Sequence[Column]) -> ReadBack:
+    """Return what a Parquet file holds, as DuckDB finds it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     opened = pq.ParquetFile(pa.BufferReader(file))
     rows = pa.RecordBatchReader.from_batches(opened.schema_arrow, opened.iter_batches(batch_size=64 * 1024))
-    with duckdb.connect() as session:
-        session.execute("SET TimeZone = 'UTC'")
+    with _duckdb() as session:
         session.register("rows", rows)
         total = content_hash("duckdb", hash_expression("duckdb", columns))
-        count, found = session.execute(f"SELECT count(*), {total} FROM rows").fetchall()[0]
-    return int(count), int(found)
+        found = session.execute(f"SELECT {total} AS total, {outline_columns('duckdb', columns)} FROM rows").arrow().read_all()
+    return ReadBack(found["row_count"][0].as_py(), int(found["total"][0].as_py()), found.drop_columns(["total"]))
+
+
+def _duckdb() -> duckdb.DuckDBPyConnection:
+    import duckdb
+
+    session = duckdb.connect()
+    session.execute("SET TimeZone = 'UTC'")
+    return session

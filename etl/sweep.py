@@ -6,6 +6,8 @@ ranges that differ are fetched.
 
 from __future__ import annotations
 
+import functools
+import operator
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -127,8 +129,8 @@ def _write(source: Source, table: Table, gone: dict[int, str], number: int, run:
     ).combine_chunks()
     folder = f"{batches.root(table.name, 'deletes')}/{number}-{run.run_id}"
     written = streams.write(iter(rows.to_batches()), key, table.key, folder, "part-00")
-    counted = [streams.read_back(f"{folder}/{file['name']}", key) for file in written.files]
-    if (sum(one[0] for one in counted), sum(one[1] for one in counted)) != (len(gone), sum(gone)):
+    found = functools.reduce(operator.add, [streams.read_back(f"{folder}/{file['name']}", key) for file in written.files])
+    if (found.rows, found.total) != (len(gone), sum(gone)):
         raise WarehouseError(f"{folder} in HDFS does not hold the {len(gone)} keys that are gone; nothing of it is published, run again")
     batch = Batch(
         table=table.name,
@@ -141,6 +143,7 @@ def _write(source: Source, table: Table, gone: dict[int, str], number: int, run:
         row_count=len(gone),
         rejected_count=0,
         content_hash=str(sum(gone)),
+        outline=found.outline(key),
         columns=tuple(key),
         key=table.key,
         key_ranges=tuple(streams.merge_ranges(written.ranges, streams.RANGES_WRITTEN)) if written.ranges is not None else None,

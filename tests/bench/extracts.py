@@ -30,6 +30,8 @@ def _local() -> Path:
 
 def ours() -> Callable[[], None]:
     """Extract with this project's streams, into HDFS; counting, hashing and publishing stay out of it."""
+    import pyarrow as pa
+
     from etl import streams
     from etl.extract import Copier, plan, splits
     from etl.source import snapshot
@@ -47,7 +49,7 @@ def ours() -> Callable[[], None]:
         print(sum(written), "rows", file=sys.stderr)
 
     # Reading back is verification; the others do not.
-    streams.read_back = lambda *_: (0, 0)  # type: ignore[assignment]
+    streams.read_back = lambda *_: streams.ReadBack(0, 0, pa.table({}))
     return once
 
 

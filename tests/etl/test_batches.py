@@ -59,8 +59,8 @@ def test_what_the_next_increment_continues_is_in_the_manifest() -> None:
 
 
 def test_one_statement_reads_several_batches() -> None:
-    one = {"name": "raw.a", "other": "raw.a_deleted", "batch": 1, "row_hash": "h"}
-    text = render("hive/source/checksum.hql.j2", content_hash="sum(row_hash)", batches=[{**one, "position": 0}, {**one, "position": 1}])
+    one = {"name": "raw.a", "other": "raw.a_deleted", "batch": 1, "aggregates": "count(*) AS row_count", "outline": "''"}
+    text = render("hive/source/outline.hql.j2", batches=[{**one, "position": 0}, {**one, "position": 1}])
     words = text.split()
     assert words.count("UNION") == 3
     assert words.count("SELECT") == 6

@@ -9,7 +9,19 @@ from decimal import Decimal
 import duckdb
 import pytest
 
-from etl.columns import Column, arrow_type, cannot_be_held, column, content_hash, drift, hash_expression, select_expression
+from etl.columns import (
+    Column,
+    arrow_type,
+    cannot_be_held,
+    column,
+    content_hash,
+    drift,
+    hash_expression,
+    joined_outlines,
+    outline_columns,
+    outline_text,
+    select_expression,
+)
 from etl.errors import RefusedError
 
 
@@ -141,6 +153,29 @@ def test_content_hash_does_not_depend_on_the_order_and_counts_doubles() -> None:
     assert of("(1), (2), (3)") == of("(3), (1), (2)")
     assert of("(1), (2)") != of("(1), (2), (2)")
     assert duckdb.execute(f"SELECT {total} FROM (SELECT 1::bigint AS a WHERE false)").fetchall() == [("0",)]
+
+
+def test_the_outline_of_parts_is_that_of_the_whole_and_shows_a_column_that_is_missing_or_another() -> None:
+    columns = [made("a"), made("b", "text"), made("c", "float8"), made("d", "timestamptz")]
+    values = [
+        "(1, 'x', -0.0::double, '2018-04-01 00:00:00+00'::timestamptz)",
+        "(-9223372036854775808, NULL, 'NaN'::double, NULL)",
+        "(9223372036854775807, '', 0.0::double, '1969-12-31 23:59:59.999999+00'::timestamptz)",
+    ]
+
+    def outlines(*rows: str, order: str = "a, b, c, d") -> str:
+        found = f"SELECT {order} FROM (VALUES {', '.join(rows)}) AS t(a, b, c, d)"
+        return f"SELECT {outline_columns('duckdb', columns)} FROM ({found}) AS rows"
+
+    def text(of: str) -> str:
+        return duckdb.execute(f"SELECT {outline_text('duckdb', columns)} FROM ({of}) AS found").fetchall()[0][0]
+
+    whole = text(outlines(*values))
+    parts = " UNION ALL ".join(outlines(one) for one in reversed(values))
+    assert text(f"SELECT {joined_outlines(columns)} FROM ({parts}) AS parts") == whole
+    assert "a 3|-9223372036854775808|9223372036854775807|b 2|0||1|x|c 3" in whole
+    assert text(outlines(*values, order="a, NULL::text AS b, c, d")) != whole
+    assert text(outlines(*values, order="a - (a > 1)::int AS a, b, c, d")) != whole
 
 
 def test_columns_are_cast_where_adbc_would_not_deliver_them_exactly() -> None:

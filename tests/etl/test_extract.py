@@ -18,7 +18,7 @@ from etl import ops
 from etl.columns import arrow_type
 from etl.extract import Counted, Part, copy_query, count, plan, record_rejects
 from etl.source import Source, snapshot
-from etl.streams import Stream, converted, hash_of, key_splits
+from etl.streams import Stream, content_of, converted, key_splits
 from etl.tables import Table
 from tests.postgres import rows
 
@@ -71,8 +71,8 @@ def through(table: Table) -> tuple[Counted, list[dict[str, object]]]:
         part = plan(source, table, "full")
         counted = count(source, part)
         file = parquet(source, part)
-    found, total = hash_of(file, part.source.columns)
-    assert (found, str(total)) == (counted.rows, counted.content_hash)
+    found = content_of(file, part.source.columns)
+    assert (found.rows, str(found.total)) == (counted.rows, counted.content_hash)
     return counted, pq.read_table(io.BytesIO(file)).to_pylist()
 
 

@@ -127,7 +127,7 @@ def test_manifest_says_where_the_batch_comes_from(probe: Table, hive: Session, r
 
 
 def test_every_type_and_extreme_is_hashed_by_hive_as_by_postgres(probe: Table, hive: Session, run: ops.Run) -> None:
-    """publish compares the hashes; what is checked here besides is that the values are right."""
+    """publish compares the files with Hive, reconcile the rows of Postgres and core; besides, the values are right."""
     rows(
         """
         INSERT INTO bank.probe VALUES
