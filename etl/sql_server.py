@@ -13,14 +13,25 @@ from pyhive import hive
 from thrift.transport.TTransport import TTransportException
 
 from etl.errors import UnavailableError, WarehouseError
+from etl.log import logger
 from etl.settings import ROOT, settings
 
 _templates = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)  # noqa: S701 - SQL, not HTML
 _templates.filters["literal"] = lambda value: literal(value)
 
 
+ATTEMPTS = 3
+"""How often a commit that other writers win is tried."""
+CONFLICT_WORDS = ("CommitFailedException", "ValidationException", "conflicting", "CommitStateUnknown", "metadata refresh is required")
+
+
 class StatementError(WarehouseError):
     """The SQL server refused a statement."""
+
+    @property
+    def is_conflict(self) -> bool:
+        """Tell whether it was a commit to an Iceberg table that another writer won."""
+        return any(word in str(self) for word in CONFLICT_WORDS)
 
 
 class Session:
@@ -56,6 +67,17 @@ class Session:
                 raise StatementError(f"{first_sentence(error)} [statement: {' '.join(statement.split())[:300]}]") from error
             except (TTransportException, OSError) as error:
                 raise UnavailableError(f"the SQL server went away: {error}; look at bash/stack.sh status") from error
+
+    def commit(self, statement: str) -> list[tuple[Any, ...]]:
+        """Execute a statement that commits to an Iceberg table and may be repeated; again where another writer wins."""
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return self.run(statement)
+            except StatementError as error:
+                if not error.is_conflict:
+                    raise
+                logger.warning("commit lost to another writer, trying again", reason=str(error))
+        return self.run(statement)
 
     def run_file(self, path: Path | str, **parameters: object) -> list[tuple[Any, ...]]:
         """Execute a file of one statement, its `{{ parameters }}` filled in."""

@@ -296,10 +296,11 @@ def _publish(spark: SparkSession, server: Session, todo: Pending, champion: Vers
     predictions = rows.select(*KEYS, *(name for name in model.features if name in have and name not in KEYS)).mapInArrow(run, _ddl(schema))
 
     waits = todo.as_of is not None and everything.where(F.col("transacted_at") > F.timestamp_micros(F.lit(todo.as_of))).isEmpty() is False
+    # The server may be committing for a dead run at this very moment.
     for (left,) in server.run(f"SELECT name FROM {TABLE}.refs WHERE type = 'BRANCH' AND name LIKE '{BRANCH}%'"):
-        server.run(f"ALTER TABLE {TABLE} DROP BRANCH `{left}`")
+        server.commit(f"ALTER TABLE {TABLE} DROP BRANCH IF EXISTS `{left}`")
     branch = f"{BRANCH}_{this.run_id.replace('-', '_')}"
-    server.run(f"ALTER TABLE {TABLE} CREATE BRANCH {branch}")
+    server.commit(f"ALTER TABLE {TABLE} CREATE OR REPLACE BRANCH {branch}")
     writer = (
         predictions.writeTo(f"{TABLE}.branch_{branch}")
         .option(f"snapshot-property.{SCORED}", str(todo.snapshot))
@@ -310,8 +311,8 @@ def _publish(spark: SparkSession, server: Session, todo: Pending, champion: Vers
         # Rows come day by day, as they lie in the files: no shuffle needed, a few files are open at a time.
         writer = writer.option("distribution-mode", "none").option("fanout-enabled", "true")
     writer.append()
-    (before, after) = server.run(f"CALL system.fast_forward('{TABLE}', 'main', '{branch}')")[0][1:]
-    server.run(f"ALTER TABLE {TABLE} DROP BRANCH {branch}")
+    (before, after) = server.commit(f"CALL system.fast_forward('{TABLE}', 'main', '{branch}')")[0][1:]
+    server.commit(f"ALTER TABLE {TABLE} DROP BRANCH IF EXISTS {branch}")
     ((added,),) = server.run(f"SELECT summary['added-records'] FROM {TABLE}.snapshots WHERE snapshot_id = {after}")
     logger.info("published", table=TABLE, rows=int(added or 0), snapshot=after, before=before, seconds=round(time.monotonic() - started, 1))
     return int(added or 0)

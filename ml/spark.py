@@ -37,7 +37,7 @@ RETRIES = 5
 
 
 def spark_session(app: str) -> SparkSession:
-    """Open this process's session; it ends with the process, or when the next one is opened.
+    """Return this process's session, opened where there is none; it ends with the process.
 
     Parameters
     ----------
@@ -63,6 +63,9 @@ def spark_session(app: str) -> SparkSession:
         from pyspark.errors import PySparkException
         from pyspark.sql.connect.client.retries import DefaultPolicy
 
+        # Never two: MLlib's models are looked for in the first.
+        if (active := SparkSession.getActiveSession()) is not None:
+            return active
         # PySpark logs every failed query whole, its exception says the same.
         logging.getLogger("DataFrameQueryContextLogger").disabled = True
         logging.getLogger("SQLQueryContextLogger").disabled = True
@@ -71,9 +74,6 @@ def spark_session(app: str) -> SparkSession:
         # Spark's client would ask for ten minutes.
         if not machine.answers(here.loads_host, here.port("connect")):
             raise unavailable
-        # MLlib's models are looked for in the active session, which stays the first one until that is stopped.
-        if (previous := SparkSession.getActiveSession()) is not None:
-            _stop(previous)
         try:
             session = SparkSession.builder.remote(f"sc://{address}/;user_id={here.hdfs_user}").appName(app).create()
             session.conf.set("spark.sql.connect.serverStacktrace.enabled", "false")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
+import multiprocessing
 import os
-import subprocess
+import signal
 import sys
+import tempfile
 import textwrap
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from etl.settings import ROOT
+from etl.settings import settings
 
 
 @dataclass(frozen=True)
@@ -31,31 +37,51 @@ class Step:
     matching: str = ""
 
 
+# A process that has imported what verbs need and forks the ones to be killed: they need not import it again.
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(["etl.extract", "etl.load_csv", "etl.sweep", "etl.transform", "ml.score", "pyspark.sql.connect.session"])
+
+
 def killed_at(step: Step, work: str) -> int:
     """Run `work` (lines of Python) in a process that dies at a step; return its exit code."""
-    module, name = step.function.split(":")
+    with tempfile.NamedTemporaryFile("r") as errors:
+        process = _processes.Process(target=_run, args=(step, textwrap.dedent(work), dict(os.environ), errors.name))
+        process.start()
+        process.join(120)
+        if process.exitcode is None:
+            process.kill()
+            raise AssertionError(f"{step} was not reached within two minutes: {errors.read()[-3000:]}")
+        assert process.exitcode < 0, errors.read()[-3000:]
+        return process.exitcode
+
+
+def _run(step: Step, work: str, environment: dict[str, str], errors: str) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    settings.cache_clear()
+    with Path(errors).open("w") as file:
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    module_name, name = step.function.split(":")
+    # The last name is replaced in what the others lead to.
     holder, _, attribute = f"module.{name}".rpartition(".")
-    script = f"""
-import importlib, os, signal, sys, threading
-sys.path.insert(0, {str(ROOT)!r})
-module = importlib.import_module({module!r})
-holder = {holder}
-original = getattr(holder, {attribute!r})
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-def dies(*arguments, **named):
-    if not any({step.matching!r} in str(argument) for argument in arguments) and {step.matching!r}:
-        return original(*arguments, **named)
-    if {step.when!r} == "after":
-        original(*arguments, **named)
-    elif {step.when!r} != "before":
-        threading.Timer({step.when!r}, die).start()
-        original(*arguments, **named)
-        raise AssertionError("the call ended before the process was killed")
-    die()
-setattr(holder, {attribute!r}, dies)
-{textwrap.dedent(work)}
-"""
-    ran = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, timeout=120)
-    assert ran.returncode < 0, ran.stderr[-3000:]
-    return ran.returncode
+    holder = eval(holder, {"module": importlib.import_module(module_name)})
+    setattr(holder, attribute, _dying(getattr(holder, attribute), step))
+    exec(compile(work, "work", "exec"), {"__name__": "work"})
+
+
+def _dying(original: Callable[..., Any], step: Step) -> Callable[..., Any]:
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def dies(*arguments: Any, **named: Any) -> Any:
+        if step.matching and not any(step.matching in str(argument) for argument in arguments):
+            return original(*arguments, **named)
+        if step.when == "after":
+            original(*arguments, **named)
+        elif step.when != "before":
+            threading.Timer(step.when, die).start()
+            original(*arguments, **named)
+            raise AssertionError("the call ended before the process was killed")
+        return die()
+
+    return dies

@@ -34,8 +34,6 @@ CUSTOMERS, TERMINALS, PER_DAY = 60, 30, 80
 
 @pytest.fixture(scope="module")
 def spark(stack: None) -> SparkSession:
-    # A process may open one session after another; MLlib's models must be looked for in the last.
-    spark_session("an earlier test")
     return spark_session("test")
 
 
@@ -299,7 +297,7 @@ def test_each_transaction_is_scored_once_by_the_champion_of_its_time(
 
 
 STEPS = {
-    "before the branch": Step("etl.sql_server:Session.run", "before", "CREATE BRANCH"),
+    "before the branch": Step("etl.sql_server:Session.run", "before", "OR REPLACE BRANCH"),
     "while the server writes": Step("pyspark.sql.connect.readwriter:DataFrameWriterV2.append", 0.4),
     "after the write, before publishing": Step("etl.sql_server:Session.run", "before", "fast_forward"),
     "after publishing": Step("etl.sql_server:Session.run", "after", "fast_forward"),
