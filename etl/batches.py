@@ -74,7 +74,7 @@ class Batch:
     content_hash
         Sum of the row hashes, as a decimal; compared between the source and the files.
     outline
-        Of each column how many values, the lowest and the highest (`etl.columns`); compared between the files and Hive.
+        Of each column how many values, the lowest and the highest, or bytes (`etl.columns`); compared between the files and Hive.
     columns
         Of the files; for `deletes` the key's only.
     key_ranges
@@ -487,7 +487,7 @@ def _differences(hive: Session, ready: Sequence[Batch], added: Sequence[int]) ->
         elif (rows, outline) != (batch.row_count, batch.outline):
             wrong[at] = WarehouseError(
                 f"{batch.hive_table} batch {batch.number}: Hive reads {rows} rows, the files hold {batch.row_count}; of each column "
-                f"Hive reads (values, lowest, highest) {outline}, the files hold {batch.outline}; "
+                f"(values, lowest, highest or bytes) Hive reads {outline}, the files hold {batch.outline}; "
                 "the partition is withdrawn and nothing of it is published"
             )
     return wrong

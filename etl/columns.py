@@ -176,8 +176,9 @@ def quoted(dialect: Dialect, name: str, alias: str = "") -> str:
     return f"{alias}.{mark}{name}{mark}" if alias else f"{mark}{name}{mark}"
 
 
-# Decimals of so many digits fit 64 bits.
-LONG_DIGITS = 18
+def is_long(column: Column) -> bool:
+    """Tell whether a column is of decimals that fit 64 bits."""
+    return column.kind == "decimal" and not column.is_array and column.precision <= 18
 
 
 def select_expression(column: Column) -> str:
@@ -187,9 +188,9 @@ def select_expression(column: Column) -> str:
         return f"to_json({name})::text AS {name}"
     if column.kind == "decimal":
         value = f"round({name}, {column.scale})" if column.is_declared else name
-        if column.precision <= LONG_DIGITS:
-            # As a whole number of the smallest unit; reading it costs less than text, and much less than ADBC's own numeric.
-            return f"({value} * 1e{column.scale})::bigint AS {name}"
+        if is_long(column):
+            # Its own bytes (`etl.numerics`); cheaper than text or a whole number for Postgres, and than ADBC's own numeric here.
+            return f"numeric_send({value}) AS {name}"
         # Postgres' text has the column's scale and never an exponent.
         return f"{value}::text AS {name}"
     if column.kind in ("text", "uuid"):
@@ -270,28 +271,37 @@ def content_hash(dialect: Dialect, row_hash: str, only: str = "") -> str:
 
 
 def outline_columns(dialect: Dialect, columns: Sequence[Column]) -> str:
-    """Return the aggregates of a set of rows' outline: how many, and of each column how many values, the lowest and the highest.
+    """Return the aggregates of a set of rows' outline.
 
-    Cheap beside the row hash. Outlines of parts add up: counts by sum, the others by min and max (`joined_outlines`).
+    How many rows; of each column how many values, and the lowest and the highest or, of texts and bytes, how many bytes in
+    all. Cheap beside the row hash. Outlines of parts add up: `joined_outlines`.
     """
     found = ["count(*) AS row_count"]
     for at, column in enumerate(columns):
         name = quoted(dialect, column.name)
         found.append(f"count({name}) AS c{at}_count")
-        for function, alias in (("min", f"c{at}_least"), ("max", f"c{at}_greatest")):
+        if column.kind in _MEASURED:
+            length = "strlen" if dialect == "duckdb" and column.kind != "bytes" else "octet_length"
+            found.append(f"CAST(coalesce(sum({length}({name})), 0) AS BIGINT) AS c{at}_bytes")
+            continue
+        for function, which in (("min", "least"), ("max", "greatest")):
             extreme = f"{function}({name})"
             if column.kind in ("real", "double"):
                 # Which of the zeros comes first is chance.
                 extreme = f"CAST({extreme} AS DOUBLE) + CAST(0 AS DOUBLE)"
-            found.append(f"{extreme} AS {alias}")
+            found.append(f"{extreme} AS c{at}_{which}")
     return ", ".join(found)
 
 
 def joined_outlines(columns: Sequence[Column]) -> str:
     """Return the aggregates that join the outlines of parts, in DuckDB."""
     found = ["sum(row_count) AS row_count"]
-    for at in range(len(columns)):
-        found += [f"sum(c{at}_count) AS c{at}_count", f"min(c{at}_least) AS c{at}_least", f"max(c{at}_greatest) AS c{at}_greatest"]
+    for at, column in enumerate(columns):
+        found.append(f"sum(c{at}_count) AS c{at}_count")
+        if column.kind in _MEASURED:
+            found.append(f"sum(c{at}_bytes) AS c{at}_bytes")
+        else:
+            found += [f"min(c{at}_least) AS c{at}_least", f"max(c{at}_greatest) AS c{at}_greatest"]
     return ", ".join(found)
 
 
@@ -299,11 +309,17 @@ def outline_text(dialect: Dialect, columns: Sequence[Column]) -> str:
     """Return an outline as a text, the same in every dialect; values are written as the row hash writes them."""
     fields: list[str] = []
     for at, column in enumerate(columns):
-        values = f"CAST(c{at}_count AS {'STRING' if dialect == 'spark' else 'VARCHAR'})"
-        extremes = [replace(column, name=f"c{at}_{which}", is_nullable=True) for which in ("least", "greatest")]
-        own = [values, *(field for one in extremes for field in _FIELDS[dialect](one, quoted(dialect, one.name)))]
+        numbers = ["count", "bytes"] if column.kind in _MEASURED else ["count"]
+        own = [f"CAST(c{at}_{which} AS {'STRING' if dialect == 'spark' else 'VARCHAR'})" for which in numbers]
+        if column.kind not in _MEASURED:
+            extremes = [replace(column, name=f"c{at}_{which}", is_nullable=True) for which in ("least", "greatest")]
+            own += [field for one in extremes for field in _FIELDS[dialect](one, quoted(dialect, one.name))]
         fields.append(f"concat('{column.name} ', {_joined(own)})")
-    return _joined(fields) if len(fields) > 1 else fields[0]
+    return _joined(fields)
+
+
+# Of these an outline has the bytes: to compare texts is dear in Spark.
+_MEASURED = ("text", "uuid", "bytes")
 
 
 def key_expression(dialect: Dialect, key: Sequence[str], alias: str = "", separator: str = "','") -> str:

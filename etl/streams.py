@@ -213,9 +213,11 @@ def converted(batch: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
         values = batch.column(name)
         if isinstance(values, pa.ExtensionArray):
             values = values.storage
-        if pa.types.is_decimal(wanted) and pa.types.is_int64(values.type):
-            unscaled = pa.decimal64(wanted.precision, wanted.scale)
-            values = pa.Array.from_buffers(unscaled, len(values), values.buffers(), values.null_count, values.offset)
+        if pa.types.is_decimal(wanted) and pa.types.is_binary(values.type):
+            from etl.numerics import unscaled
+
+            numbers = unscaled(values, wanted.scale)
+            values = pa.Array.from_buffers(pa.decimal64(wanted.precision, wanted.scale), len(values), numbers.buffers(), numbers.null_count)
         arrays.append(values if values.type == wanted else pc.cast(values, wanted, safe=True))
     return pa.Table.from_arrays(arrays, schema=schema)
 

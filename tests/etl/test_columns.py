@@ -173,13 +173,13 @@ def test_the_outline_of_parts_is_that_of_the_whole_and_shows_a_column_that_is_mi
     whole = text(outlines(*values))
     parts = " UNION ALL ".join(outlines(one) for one in reversed(values))
     assert text(f"SELECT {joined_outlines(columns)} FROM ({parts}) AS parts") == whole
-    assert "a 3|-9223372036854775808|9223372036854775807|b 2|0||1|x|c 3" in whole
+    assert whole.startswith("a 3|-9223372036854775808|9223372036854775807|b 2|1|c 3|")
     assert text(outlines(*values, order="a, NULL::text AS b, c, d")) != whole
     assert text(outlines(*values, order="a - (a > 1)::int AS a, b, c, d")) != whole
 
 
 def test_columns_are_cast_where_adbc_would_not_deliver_them_exactly() -> None:
-    assert select_expression(made("amount", "numeric", type_modifier=numeric(12, 2))) == '("amount" * 1e2)::bigint AS "amount"'
+    assert select_expression(made("amount", "numeric", type_modifier=numeric(12, 2))) == 'numeric_send("amount") AS "amount"'
     assert select_expression(made("rate", "numeric", type_modifier=numeric(19, 4))) == '"rate"::text AS "rate"'
     assert select_expression(dataclasses.replace(made("tags", "text"), is_array=True)) == 'to_json("tags")::text AS "tags"'
     assert select_expression(made("id")) == '"id"'
