@@ -9,7 +9,7 @@ from etl.extract import extract
 from etl.log import logger, run_main
 from etl.sql_server import session
 from etl.tables import select_tables
-from etl.transform import transform
+from etl.transform import behind, transform
 
 
 def main() -> None:
@@ -22,7 +22,9 @@ def main() -> None:
     with ops.run("load") as run:
         with session() as hive:
             published = extract(tables, arguments.kind, run, hive)
-        taken = [one for one in transform(tables, run) if one.batches]
+            # Where nothing was published, a killed run may still have left something to take.
+            todo = tables if published else behind(hive, tables)
+        taken = [one for one in transform(todo, run) if one.batches] if todo else []
         if not published and not taken:
             logger.info("nothing new")
 

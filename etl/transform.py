@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
@@ -140,6 +140,17 @@ def _take_into(hive: Session, target: core.Target, batches: list[Batch], mark: i
             seconds=taken.seconds,
         )
     return taken
+
+
+def behind(hive: Session, tables: Sequence[Table]) -> list[Table]:
+    """Return the tables whose core tables do not hold their newest batch; all are looked at in few statements."""
+    states = published(hive, tables)
+    marks = core.marks(hive, [name for table in tables for name in core.target_names(table)])
+    return [
+        table
+        for table in tables
+        if any(name not in marks or marks[name].batch < states[table.name].newest for name in core.target_names(table))
+    ]
 
 
 def transform(tables: Iterable[Table], run: ops.Run, is_rebuild: bool = False) -> list[Taken]:
