@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     hdfs_readers_user: str = Field("reader", description="HDFS user of the readers server")
     warehouse_path: str = Field("/warehouse", description="HDFS folder of all tables")
     spark_master: str = Field("connect", description="connect (the warm loads server), local[*], yarn or k8s://...")
-    loads_memory: str = Field("1g", description="heap of the loads server, as Java writes it")
+    loads_memory: str = Field("1536m", description="heap of the loads server, as Java writes it")
     readers_memory: str = Field("640m", description="heap of the readers server, as Java writes it")
 
     lag_seconds: float = Field(5.0, ge=0, description="how far next_from stays behind the horizon, seconds")

@@ -155,7 +155,7 @@ def spark_defaults(reader: Reader) -> dict[str, object]:
         # In spark.jars they would be closed with the session that first used them.
         "spark.driver.extraClassPath": class_path,
         "spark.executor.extraClassPath": class_path,
-        "spark.driver.extraJavaOptions": f"-Djava.io.tmpdir={here.data_dir / 'tmp' / reader} -XX:+UseSerialGC -XX:MaxMetaspaceSize=512m",
+        "spark.driver.extraJavaOptions": f"-Djava.io.tmpdir={here.data_dir / 'tmp' / reader} -XX:+UseParallelGC -XX:MaxMetaspaceSize=512m",
         "spark.local.dir": here.data_dir / "tmp" / reader,
         "spark.driver.bindAddress": here.host,
         "spark.driver.host": here.host,

@@ -24,7 +24,7 @@ from etl.settings import settings
 from etl.stack import configuration, jars, machine, postgres, supervision
 from etl.stack.servers import Server, all_servers, hadoop_java, metastore_environment, metastore_java
 
-NEEDED_MEMORY_GB = 3.0
+NEEDED_MEMORY_GB = 4.0
 NEEDED_DISK_GB = 2.0
 READY_SECONDS = 120
 DATABASES = ("raw", "core", "feature", "mart", "ops")
