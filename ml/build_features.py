@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from etl import ops
-from etl.errors import RefusedError
+from etl.errors import BusyError, RefusedError
 from etl.log import logger, run_main
 from etl.settings import settings
 from etl.sql_server import literal, render
@@ -198,6 +198,7 @@ def compute(spark: SparkSession, seen: Seen, start: dt.datetime | None) -> DataF
 
 def build(spark: SparkSession, is_full: bool, run: ops.Run) -> int:
     """Bring `feature.transactions` up to core; returns how many rows were written."""
+    from pyspark.errors import PySparkException
     from pyspark.sql import functions as f
 
     from ml.features import FEATURES
@@ -215,10 +216,19 @@ def build(spark: SparkSession, is_full: bool, run: ops.Run) -> int:
             render("hive/feature/transactions/create.hql", location=location, features=[one for one in FEATURES if one.name != "amount"])
         )
         _match_columns(spark, [feature for feature in FEATURES if feature.name != "amount"])
-        writer = compute(spark, now, start).writeTo(TABLE)
+        # The server may still be writing for a run that died: of two builds that began alike only one can commit.
+        held = spark.sql(f"SELECT snapshot_id FROM {TABLE}.refs WHERE name = 'main'").first()
+        writer = compute(spark, now, start).writeTo(TABLE).option("isolation-level", "serializable")
+        if held is not None:
+            writer = writer.option("validate-from-snapshot-id", held[0])
         for name, value in {**now.properties(), "run": run.run_id}.items():
             writer = writer.option(f"snapshot-property.{name}", value)
-        writer.overwrite(f.lit(True) if start is None else f.col("transacted_at") >= f.lit(start))
+        try:
+            writer.overwrite(f.lit(True) if start is None else f.col("transacted_at") >= f.lit(start))
+        except PySparkException as error:
+            if "ValidationException" not in str(error):
+                raise
+            raise BusyError(f"another build wrote {TABLE} in the meantime; nothing of this one is in it, run again") from error
         row = spark.sql(f"SELECT summary['added-records'] FROM {TABLE}.snapshots WHERE summary['run'] = '{run.run_id}'").first()
         # A tail in which every transaction was deleted adds none.
         written = int(row[0] or 0) if row is not None else 0

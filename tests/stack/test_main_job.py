@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
 
 from etl import batches, core, ops, sql_server
+from etl.errors import BusyError
 from etl.extract import extract
 from etl.reconcile import reconcile
 from etl.settings import ROOT
@@ -194,6 +196,29 @@ def test_load_killed_at_any_moment_and_run_again_ends_equal(bank: None, hive: Se
         subprocess.run([sys.executable, "-m", "etl.load", "incremental"], cwd=ROOT, check=True, env=os.environ, capture_output=True)
         assert hive.run(f"SELECT count(*) FROM core.transactions WHERE transaction_id = {number}") == [(1,)]
     assert all(result.source_rows == result.loaded_rows for result in reconcile(TABLES, run, hive))
+
+
+def test_of_two_builds_at_once_only_one_commits(bank: None, hive: Session, run: ops.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    spark = spark_session("test")
+    load(hive, run, "full", INPUTS)
+    build_features.build(spark, True, run)
+    original = build_features.compute
+
+    def overtaken(*arguments: Any) -> object:
+        # As the server would do for a run that was killed.
+        hive.run(f"DELETE FROM feature.transactions WHERE transacted_at > '2018-05-01' AND transaction_id % 2 = {int(is_full)}")
+        return original(*arguments)
+
+    transaction(3000, 3, 3, 10 * 86_400, 99_999)
+    load(hive, run, tables=INPUTS)
+    for is_full in (True, False):
+        monkeypatch.setattr(build_features, "compute", overtaken)
+        with pytest.raises(BusyError, match="another build wrote"):
+            build_features.build(spark, is_full, run)
+        monkeypatch.undo()
+    assert hive.run("SELECT count(*) FROM feature.transactions WHERE transacted_at > '2018-05-01' OR transaction_id = 3000") == [(0,)]
+    build_features.build(spark, True, run)
+    assert stored_is_computed(spark)
 
 
 FEATURES = {
