@@ -1,12 +1,14 @@
 """`bash/bench.sh`: what the warehouse reaches in speed and memory, on a stack of its own, in one run.
 
-Ratios are of runs that alternate on the same machine; seconds are of this machine as it was. Every figure is printed as it
+Ratios are of runs that alternate on the same machine; seconds are of this machine as it was: beside each figure stands the
+yardstick, the seconds of a fixed piece of work on one core at that moment. Every figure is printed as it
 comes, and all of them in a table at the end and in bench.json beside the report.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import statistics
@@ -33,6 +35,7 @@ ROUNDS = 5
 SIMULATED = ("--days", "183", "--customers", "5000", "--terminals", "10000", "--incremental-days", "1")
 TIMES_LARGER = 10
 DAY_ROWS = 9_600
+YARD = bytes(5_000_000)
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,16 @@ class Bench:
         """Take a figure down."""
         figure = Figure(what, unit, reach, is_least, tuple(round(one, 3) for one in runs))
         self.figures.append(figure)
-        logger.info("measured", what=what, median=round(figure.value, 2), unit=unit, reached=figure.is_reached, runs=figure.runs)
+        reached, now = figure.is_reached, yardstick()
+        logger.info("measured", what=what, median=round(figure.value, 2), unit=unit, reached=reached, runs=figure.runs, yardstick=now)
+
+
+def yardstick() -> float:
+    """Return the seconds of a fixed piece of work on one core: how fast this machine is at this moment."""
+    started = time.perf_counter()
+    for _ in range(40):
+        hashlib.md5(YARD).digest()
+    return round(time.perf_counter() - started, 3)
 
 
 def verb(name: str, *arguments: object) -> float:
