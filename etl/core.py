@@ -12,7 +12,7 @@ from typing import Any
 from etl.errors import WarehouseError
 from etl.log import logger
 from etl.settings import settings
-from etl.sql_server import ATTEMPTS, Session, StatementError, literal
+from etl.sql_server import ATTEMPTS, Session, StatementError, is_conflict, literal
 from etl.tables import Table
 
 SOURCE_TEMPLATES = "hive/source"
@@ -162,7 +162,7 @@ def commit(hive: Session, target: Target, template: str, number: int, run_id: st
             found = marks(hive, [target.name]).get(target.name)
             if found and found.batch == number and found.run_id == run_id:
                 break
-            if attempt == ATTEMPTS or not error.is_conflict:
+            if attempt == ATTEMPTS or not is_conflict(error):
                 raise WarehouseError(f"core.{target.name} did not take batch {number} and is as it was: {error}") from error
             logger.warning("commit lost to another writer, trying again", table=f"core.{target.name}", batch=number)
         else:

@@ -28,10 +28,10 @@ CONFLICT_WORDS = ("CommitFailedException", "ValidationException", "conflicting",
 class StatementError(WarehouseError):
     """The SQL server refused a statement."""
 
-    @property
-    def is_conflict(self) -> bool:
-        """Tell whether it was a commit to an Iceberg table that another writer won."""
-        return any(word in str(self) for word in CONFLICT_WORDS)
+
+def is_conflict(error: Exception) -> bool:
+    """Tell whether an error is that another writer won the commit to an Iceberg table."""
+    return any(word in str(error) for word in CONFLICT_WORDS)
 
 
 class Session:
@@ -74,7 +74,7 @@ class Session:
             try:
                 return self.run(statement)
             except StatementError as error:
-                if not error.is_conflict:
+                if not is_conflict(error):
                     raise
                 logger.warning("commit lost to another writer, trying again", reason=str(error))
         return self.run(statement)

@@ -16,7 +16,7 @@ from etl import ops
 from etl.errors import BusyError, RefusedError
 from etl.log import logger, run_main
 from etl.settings import settings
-from etl.sql_server import literal, render
+from etl.sql_server import ATTEMPTS, is_conflict, literal, render
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -197,43 +197,54 @@ def compute(spark: SparkSession, seen: Seen, start: dt.datetime | None) -> DataF
 
 
 def build(spark: SparkSession, is_full: bool, run: ops.Run) -> int:
-    """Bring `feature.transactions` up to core; returns how many rows were written."""
+    """Bring `feature.transactions` up to core; returns how many rows were written.
+
+    Raises
+    ------
+    BusyError
+        When the server goes on committing for runs that died.
+    """
     from pyspark.errors import PySparkException
+
+    with ops.writer(TABLE, run, wait_seconds=600):
+        for _ in range(ATTEMPTS):
+            try:
+                return _build(spark, is_full, run)
+            except PySparkException as error:
+                if not is_conflict(error):
+                    raise
+                logger.warning("another build committed in the meantime, building again", table=TABLE)
+    raise BusyError(f"other builds wrote {TABLE} {ATTEMPTS} times while this one ran; nothing of it is in the table, run again")
+
+
+def _build(spark: SparkSession, is_full: bool, run: ops.Run) -> int:
     from pyspark.sql import functions as f
 
     from ml.features import FEATURES
 
-    with ops.writer(TABLE, run, wait_seconds=600):
-        now = current(spark)
-        before = None if is_full else last(spark)
-        moment = False if before is None else earliest_change(spark, before, now)
-        if moment is None:
-            logger.info("features are up to date")
-            return 0
-        start = None if moment is False else moment.replace(hour=0, minute=0, second=0, microsecond=0)  # type: ignore[union-attr]
-        location = f"{settings().hdfs_uri}{settings().warehouse_path}/feature/transactions"
-        spark.sql(
-            render("hive/feature/transactions/create.hql", location=location, features=[one for one in FEATURES if one.name != "amount"])
-        )
-        _match_columns(spark, [feature for feature in FEATURES if feature.name != "amount"])
-        # The server may still be writing for a run that died: of two builds that began alike only one can commit.
-        held = spark.sql(f"SELECT snapshot_id FROM {TABLE}.refs WHERE name = 'main'").first()
-        writer = compute(spark, now, start).writeTo(TABLE).option("isolation-level", "serializable")
-        if held is not None:
-            writer = writer.option("validate-from-snapshot-id", held[0])
-        for name, value in {**now.properties(), "run": run.run_id}.items():
-            writer = writer.option(f"snapshot-property.{name}", value)
-        try:
-            writer.overwrite(f.lit(True) if start is None else f.col("transacted_at") >= f.lit(start))
-        except PySparkException as error:
-            if "ValidationException" not in str(error):
-                raise
-            raise BusyError(f"another build wrote {TABLE} in the meantime; nothing of this one is in it, run again") from error
-        row = spark.sql(f"SELECT summary['added-records'] FROM {TABLE}.snapshots WHERE summary['run'] = '{run.run_id}'").first()
-        # A tail in which every transaction was deleted adds none.
-        written = int(row[0] or 0) if row is not None else 0
-        logger.info("features built", rows=written, start=str(start or "everything"))
-        return written
+    now = current(spark)
+    before = None if is_full else last(spark)
+    moment = False if before is None else earliest_change(spark, before, now)
+    if moment is None:
+        logger.info("features are up to date")
+        return 0
+    start = None if moment is False else moment.replace(hour=0, minute=0, second=0, microsecond=0)  # type: ignore[union-attr]
+    location = f"{settings().hdfs_uri}{settings().warehouse_path}/feature/transactions"
+    spark.sql(render("hive/feature/transactions/create.hql", location=location, features=[one for one in FEATURES if one.name != "amount"]))
+    _match_columns(spark, [feature for feature in FEATURES if feature.name != "amount"])
+    # The server may still be writing for a run that died: of two builds that began alike only one can commit.
+    held = spark.sql(f"SELECT snapshot_id FROM {TABLE}.refs WHERE name = 'main'").first()
+    writer = compute(spark, now, start).writeTo(TABLE).option("isolation-level", "serializable")
+    if held is not None:
+        writer = writer.option("validate-from-snapshot-id", held[0])
+    for name, value in {**now.properties(), "run": run.run_id}.items():
+        writer = writer.option(f"snapshot-property.{name}", value)
+    writer.overwrite(f.lit(True) if start is None else f.col("transacted_at") >= f.lit(start))
+    row = spark.sql(f"SELECT summary['added-records'] FROM {TABLE}.snapshots WHERE summary['run'] = '{run.run_id}'").first()
+    # A tail in which every transaction was deleted adds none.
+    written = int(row[0] or 0) if row is not None else 0
+    logger.info("features built", rows=written, start=str(start or "everything"))
+    return written
 
 
 def _match_columns(spark: SparkSession, features: Sequence[Feature]) -> None:
