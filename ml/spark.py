@@ -110,6 +110,9 @@ def _stop(session: SparkSession) -> None:
     """End a session, unless its server has gone."""
     if settings().spark_master != "connect" or machine.answers(settings().loads_host, settings().port("connect")):
         session.stop()
+    else:
+        # Or its own end would ask the lost server for seconds.
+        session.client.close()
 
 
 def ship(*modules: ModuleType) -> None:
