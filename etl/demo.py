@@ -19,6 +19,7 @@ from typing import Any
 from rich.table import Table as Screen
 
 from etl import core
+from etl.batches import published
 from etl.databases import opened
 from etl.errors import RefusedError, WarehouseError
 from etl.log import run_main
@@ -41,6 +42,8 @@ class Progress:
     path: Path
     input: str
     seconds: dict[str, float] = field(default_factory=dict)
+    ended: dict[str, int] = field(default_factory=dict)
+    """Newest batches by table when the last run came to its end."""
 
     @classmethod
     def of(cls, path: Path, described: str) -> Progress:
@@ -49,7 +52,7 @@ class Progress:
             known = json.loads(path.read_text())
             if known["input"] != described:
                 raise RefusedError("this stack already holds another input; bash/stack.sh reset removes its data, then run again")
-            return cls(path, described, known["seconds"])
+            return cls(path, described, known["seconds"], known.get("ended", {}))
         return cls(path, described)
 
     def done(self, name: str, seconds: float) -> None:
@@ -61,7 +64,7 @@ class Progress:
         """Write the file whole or not at all."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps({"input": self.input, "seconds": self.seconds}, indent=1))
+        partial.write_text(json.dumps({"input": self.input, "seconds": self.seconds, "ended": self.ended}, indent=1))
         partial.replace(self.path)
 
 
@@ -117,9 +120,11 @@ def load_steps(folder: Path) -> list[Step]:
     return steps
 
 
-LAST_STEPS = [
+LOOK_STEPS = [
     Step("anything new", verb("load", "incremental"), is_once=False),
     Step("deleted rows", verb("extract", "deletes"), is_once=False),
+]
+LAST_STEPS = [
     Step("core and features", verb("transform", "incremental"), is_once=False),
     Step("score what is new", verb("score"), is_once=False),
     Step("reconcile", verb("reconcile"), is_once=False),
@@ -127,7 +132,13 @@ LAST_STEPS = [
 ]
 
 
-def run(steps: list[Step], progress: Progress, already: int = 0) -> None:
+def newest_batches() -> dict[str, int]:
+    """Return the number of each table's newest batch: what every later step follows from."""
+    with session() as hive:
+        return {name: state.newest for name, state in published(hive, list(declared_tables().values())).items()}
+
+
+def run(steps: list[Step], progress: Progress, already: int, total: int = 0) -> None:
     """Run steps one after the other, after some that have run already; each one's own lines and bars go to the terminal.
 
     Raises
@@ -139,7 +150,7 @@ def run(steps: list[Step], progress: Progress, already: int = 0) -> None:
     for number, step in enumerate(steps, already + 1):
         if step.is_once and step.name in progress.seconds:
             continue
-        terminal.rule(f"[bold]step {number}{f' of {already + len(steps)}' if already else ''}: {step.name}", align="left")
+        terminal.rule(f"[bold]step {number}{f' of {total}' if total else ''}: {step.name}", align="left")
         started = time.monotonic()
         code = subprocess.run(step.command, check=False).returncode
         if code in (130, -2):
@@ -278,9 +289,17 @@ def main() -> None:
     if not progress.path.exists():
         progress.save()
     first = [Step("servers", verb("stack", "up"), is_once=False), prepare(given, folder)]
-    run(first, progress)
+    run(first, progress, 0)
     # Which days follow is known when the input has been read.
-    run([*load_steps(folder), *LAST_STEPS], progress, len(first))
+    steps = [*load_steps(folder), *LOOK_STEPS]
+    total = len(first) + len(steps) + len(LAST_STEPS)
+    run(steps, progress, len(first), total)
+    if (newest := newest_batches()) != progress.ended:
+        run(LAST_STEPS, progress, total - len(LAST_STEPS), total)
+        progress.ended = newest
+        progress.save()
+    else:
+        console().print("nothing new since the last run came to its end: its reconciliation and report stand")
     summary(progress)
 
 
