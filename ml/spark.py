@@ -112,7 +112,7 @@ def _stop(session: SparkSession) -> None:
         session.stop()
     else:
         # Or its own end would ask the lost server for seconds.
-        session.client.close()
+        session.client.close()  # type: ignore[operator]
 
 
 def ship(*modules: ModuleType) -> None:
