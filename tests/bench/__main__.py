@@ -16,13 +16,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
 from rich.table import Table as Screen
 
-from etl.databases import opened
+from etl.databases import connect, opened
 from etl.errors import RefusedError, WarehouseError
 from etl.log import logger, run_main
 from etl.screens import console
@@ -267,7 +268,8 @@ def grow() -> None:
             role="postgres",
         )
         logger.info("source grows", copies=f"{copy + 1}/{TIMES_LARGER}")
-    with opened("postgres", "bank") as connection:
+    # VACUUM cannot run inside a transaction, and `opened` begins one.
+    with closing(connect("postgres", "bank")) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
             cursor.execute("VACUUM ANALYZE bank.transactions")
