@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import io
 import itertools
+import operator
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ PAGES_PER_SPLIT = 1000
 RANGES_KEPT, RANGES_WRITTEN = 4096, 64
 DELTA_KINDS = ("integer", "timestamptz", "timestamp", "date")
 ARROW_BATCH_BYTES = 8 * 1024 * 1024
+READ_BATCHES = 8
 
 
 @dataclass
@@ -302,12 +304,17 @@ def content_of(file: bytes, columns: Sequence[Column]) -> ReadBack:
     import pyarrow.parquet as pq
 
     opened = pq.ParquetFile(pa.BufferReader(file))
-    rows = pa.RecordBatchReader.from_batches(opened.schema_arrow, opened.iter_batches(batch_size=64 * 1024))
+    total = content_hash("duckdb", hash_expression("duckdb", columns))
+    statement = f"SELECT {total} AS total, {outline_columns('duckdb', columns)} FROM rows"
+    parts: list[ReadBack] = []
     with _duckdb() as session:
-        session.register("rows", rows)
-        total = content_hash("duckdb", hash_expression("duckdb", columns))
-        found = session.execute(f"SELECT {total} AS total, {outline_columns('duckdb', columns)} FROM rows").arrow().read_all()
-    return ReadBack(found["row_count"][0].as_py(), int(found["total"][0].as_py()), found.drop_columns(["total"]))
+        batches = opened.iter_batches(batch_size=64 * 1024)
+        # Some at a time: DuckDB keeps much of a stream of batches until it has read all of it.
+        while (some := list(itertools.islice(batches, READ_BATCHES))) or not parts:
+            session.register("rows", pa.Table.from_batches(some, opened.schema_arrow))
+            found = session.execute(statement).arrow().read_all()
+            parts.append(ReadBack(found["row_count"][0].as_py(), int(found["total"][0].as_py()), found.drop_columns(["total"])))
+    return functools.reduce(operator.add, parts)
 
 
 def _duckdb() -> duckdb.DuckDBPyConnection:
