@@ -176,9 +176,8 @@ def quoted(dialect: Dialect, name: str, alias: str = "") -> str:
     return f"{alias}.{mark}{name}{mark}" if alias else f"{mark}{name}{mark}"
 
 
-def is_long(column: Column) -> bool:
-    """Tell whether a column is of decimals that fit 64 bits."""
-    return column.kind == "decimal" and not column.is_array and column.precision <= 18
+# Decimals of so many digits fit 64 bits.
+LONG_DIGITS = 18
 
 
 def select_expression(column: Column) -> str:
@@ -188,7 +187,7 @@ def select_expression(column: Column) -> str:
         return f"to_json({name})::text AS {name}"
     if column.kind == "decimal":
         value = f"round({name}, {column.scale})" if column.is_declared else name
-        if is_long(column):
+        if column.precision <= LONG_DIGITS:
             # Its own bytes (`etl.numerics`); cheaper than text or a whole number for Postgres, and than ADBC's own numeric here.
             return f"numeric_send({value}) AS {name}"
         # Postgres' text has the column's scale and never an exponent.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,15 +67,14 @@ class View:
         )
         return {str(row[0]): Group(int(row[1]), str(row[2])) for row in self.run(statement)}
 
-    def rows(self, part: str, names: Iterable[str], key: Sequence[Column], columns: Sequence[Column], more: str = "") -> dict[str, Rows]:
+    def rows(self, part: str, names: Sequence[str], key: Sequence[Column], columns: Sequence[Column], more: str = "") -> dict[str, Rows]:
         """Return the rows of some parts, by part and identity: the row's hash, and its key as text."""
-        wanted = list(names)
         statement = (
             f"SELECT {self._text(part)}, {self.identity(key)}, {hash_expression(self.dialect, columns, self._alias(columns))}, "
             f"{key_expression(self.dialect, [column.name for column in key], self.alias, KEY_SEPARATOR)} "
-            f"FROM {self.relation} WHERE {self.condition} AND {self._text(part)} IN ({', '.join(map(literal, wanted))}){more}"
+            f"FROM {self.relation} WHERE {self.condition} AND {self._text(part)} IN ({', '.join(map(literal, names))}){more}"
         )
-        found: dict[str, Rows] = {name: {} for name in wanted}
+        found: dict[str, Rows] = {name: {} for name in names}
         for name, identity, content, text in self.run(statement):
             found[str(name)][int(identity)] = (int(content), str(text))
         return found

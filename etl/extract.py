@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
-import functools
-import operator
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -274,8 +272,7 @@ class Copier:
     def _piece(self, part: Part, query: str, folder: str, prefix: str, ranged: Sequence[str]) -> tuple[streams.Part, streams.ReadBack]:
         with streams.Stream(self._snapshot) as stream, closing(stream.batches(query)) as rows:
             written = streams.write(self._until_stopped(rows), part.source.columns, ranged, folder, prefix)
-        found = [streams.read_back(f"{folder}/{file['name']}", part.source.columns) for file in written.files]
-        return written, functools.reduce(operator.add, found)
+        return written, streams.read_back(folder, written, part.source.columns)
 
     def _until_stopped(self, found: Iterator[Any]) -> Iterator[Any]:
         for batch in found:
@@ -304,7 +301,7 @@ def verified(copy: Copy, counted: Counted, source: Source, kind: str, run: ops.R
         When they differ.
     """
     pieces = [piece.result() for piece in copy.pieces]
-    found = functools.reduce(operator.add, (piece[1] for piece in pieces))
+    found = streams.ReadBack.joined([piece[1] for piece in pieces])
     if (found.rows, str(found.total)) != (counted.rows, counted.content_hash):
         raise WarehouseError(
             f"{copy.part.table.source}: the source has {counted.rows} rows with hash {counted.content_hash}, "

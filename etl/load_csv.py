@@ -221,9 +221,12 @@ class _Load:
             statement = sql.SQL("COPY incoming ({0}) FROM STDIN WITH (FORMAT csv, ENCODING 'UTF8', FORCE_NULL ({0}))")
             try:
                 cursor.copy_expert(statement.format(self.columns), pieces)  # type: ignore[arg-type]
-            except psycopg2.Error:
+            except psycopg2.Error as error:
                 if pieces.error:
                     raise pieces.error from None
+                # Ctrl-C may come where psycopg2 is about to call `read`; it keeps no more of it than the name.
+                if "KeyboardInterrupt" in str(error):
+                    raise KeyboardInterrupt from None
                 raise
             self.staged = int(cursor.rowcount)
             # Nobody else analyses temporary tables, and without statistics joins with them become nested loops.

@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from etl.columns import LONG_DIGITS
 from etl.errors import WarehouseError
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-LONG_DIGITS = 18
-"""Decimals of so many digits fit 64 bits."""
 
 _HEADER = 4
 _NEGATIVE = 0x4000

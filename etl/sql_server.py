@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jinja2
 from pyhive import hive
@@ -20,6 +20,8 @@ _templates = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=Fal
 _templates.filters["literal"] = lambda value: literal(value)
 
 
+Result = TypeVar("Result")
+
 ATTEMPTS = 3
 """How often a commit that other writers win is tried."""
 CONFLICT_WORDS = ("CommitFailedException", "ValidationException", "conflicting", "CommitStateUnknown", "metadata refresh is required")
@@ -32,6 +34,18 @@ class StatementError(WarehouseError):
 def is_conflict(error: Exception) -> bool:
     """Tell whether an error is that another writer won the commit to an Iceberg table."""
     return any(word in str(error) for word in CONFLICT_WORDS)
+
+
+def retried(work: Callable[[], Result]) -> Result:
+    """Do work that commits to an Iceberg table and may be repeated; again where another writer wins."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return work()
+        except Exception as error:
+            if not is_conflict(error):
+                raise
+            logger.warning("commit lost to another writer, trying again", reason=str(error).splitlines()[0])
+    return work()
 
 
 class Session:
@@ -70,14 +84,7 @@ class Session:
 
     def commit(self, statement: str) -> list[tuple[Any, ...]]:
         """Execute a statement that commits to an Iceberg table and may be repeated; again where another writer wins."""
-        for _ in range(ATTEMPTS - 1):
-            try:
-                return self.run(statement)
-            except StatementError as error:
-                if not is_conflict(error):
-                    raise
-                logger.warning("commit lost to another writer, trying again", reason=str(error))
-        return self.run(statement)
+        return retried(lambda: self.run(statement))
 
     def run_file(self, path: Path | str, **parameters: object) -> list[tuple[Any, ...]]:
         """Execute a file of one statement, its `{{ parameters }}` filled in."""

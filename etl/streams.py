@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import io
 import itertools
-import operator
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -30,7 +29,7 @@ PAGES_PER_SPLIT = 1000
 RANGES_KEPT, RANGES_WRITTEN = 4096, 64
 DELTA_KINDS = ("integer", "timestamptz", "timestamp", "date")
 ARROW_BATCH_BYTES = 8 * 1024 * 1024
-READ_BATCHES = 8
+READ_BATCHES = 2
 
 
 @dataclass
@@ -210,14 +209,14 @@ def converted(batch: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    from etl.numerics import unscaled
+
     arrays = []
     for name, wanted in zip(schema.names, schema.types, strict=True):
         values = batch.column(name)
         if isinstance(values, pa.ExtensionArray):
             values = values.storage
         if pa.types.is_decimal(wanted) and pa.types.is_binary(values.type):
-            from etl.numerics import unscaled
-
             numbers = unscaled(values, wanted.scale)
             values = pa.Array.from_buffers(pa.decimal64(wanted.precision, wanted.scale), len(values), numbers.buffers(), numbers.null_count)
         arrays.append(values if values.type == wanted else pc.cast(values, wanted, safe=True))
@@ -271,16 +270,18 @@ def load_libraries() -> None:
 
 @dataclass(frozen=True)
 class ReadBack:
-    """What files hold: rows, the sum of their hashes, and their outline (`etl.columns`) as a table of one row a file."""
+    """What files hold: rows, the sum of their hashes, and their outline (`etl.columns`) as a table of some rows that add up."""
 
     rows: int
     total: int
     outlines: pa.Table
 
-    def __add__(self, other: ReadBack) -> ReadBack:
+    @classmethod
+    def joined(cls, parts: Sequence[ReadBack]) -> ReadBack:
+        """Return what several parts hold together."""
         import pyarrow as pa
 
-        return ReadBack(self.rows + other.rows, self.total + other.total, pa.concat_tables([self.outlines, other.outlines]))
+        return cls(sum(part.rows for part in parts), sum(part.total for part in parts), pa.concat_tables([part.outlines for part in parts]))
 
     def outline(self, columns: Sequence[Column]) -> str:
         """Return the outline of all files as a text."""
@@ -292,10 +293,13 @@ class ReadBack:
         return str(found)
 
 
-def read_back(path: str, columns: Sequence[Column]) -> ReadBack:
-    """Read a file from HDFS."""
-    with storage().read(path) as reader:
-        return content_of(reader.read(), columns)
+def read_back(folder: str, written: Part, columns: Sequence[Column]) -> ReadBack:
+    """Read what a stream wrote from HDFS, file by file."""
+    parts = []
+    for file in written.files:
+        with storage().read(f"{folder}/{file['name']}") as reader:
+            parts.append(content_of(reader.read(), columns))
+    return ReadBack.joined(parts)
 
 
 def content_of(file: bytes, columns: Sequence[Column]) -> ReadBack:
@@ -314,7 +318,7 @@ def content_of(file: bytes, columns: Sequence[Column]) -> ReadBack:
             session.register("rows", pa.Table.from_batches(some, opened.schema_arrow))
             found = session.execute(statement).arrow().read_all()
             parts.append(ReadBack(found["row_count"][0].as_py(), int(found["total"][0].as_py()), found.drop_columns(["total"])))
-    return functools.reduce(operator.add, parts)
+    return ReadBack.joined(parts)
 
 
 def _duckdb() -> duckdb.DuckDBPyConnection:

@@ -6,8 +6,6 @@ ranges that differ are fetched.
 
 from __future__ import annotations
 
-import functools
-import operator
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -129,7 +127,7 @@ def _write(source: Source, table: Table, gone: dict[int, str], number: int, run:
     ).combine_chunks()
     folder = f"{batches.root(table.name, 'deletes')}/{number}-{run.run_id}"
     written = streams.write(iter(rows.to_batches()), key, table.key, folder, "part-00")
-    found = functools.reduce(operator.add, [streams.read_back(f"{folder}/{file['name']}", key) for file in written.files])
+    found = streams.read_back(folder, written, key)
     if (found.rows, found.total) != (len(gone), sum(gone)):
         raise WarehouseError(f"{folder} in HDFS does not hold the {len(gone)} keys that are gone; nothing of it is published, run again")
     batch = Batch(

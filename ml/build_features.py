@@ -16,7 +16,8 @@ from etl import ops
 from etl.errors import BusyError, RefusedError
 from etl.log import logger, run_main
 from etl.settings import settings
-from etl.sql_server import ATTEMPTS, is_conflict, literal, render
+from etl.sql_server import ATTEMPTS, is_conflict, literal, render, retried
+from ml.spark import main_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,10 +69,10 @@ def current(spark: SparkSession) -> Seen:
     for name in INPUTS:
         if not spark.catalog.tableExists(f"core.{name}"):
             raise RefusedError(f"core.{name} does not exist; run bash/extract.sh full and bash/transform.sh full first")
-        row = spark.sql(f"SELECT snapshot_id FROM core.{name}.refs WHERE name = 'main'").first()
-        if row is None:
+        snapshot = main_snapshot(spark, f"core.{name}")
+        if snapshot is None:
             raise RefusedError(f"core.{name} is empty; run bash/transform.sh full first")
-        snapshots[name] = int(row[0])
+        snapshots[name] = snapshot
     return Seen(snapshots, definition())
 
 
@@ -207,14 +208,14 @@ def build(spark: SparkSession, is_full: bool, run: ops.Run) -> int:
     from pyspark.errors import PySparkException
 
     with ops.writer(TABLE, run, wait_seconds=600):
-        for _ in range(ATTEMPTS):
-            try:
-                return _build(spark, is_full, run)
-            except PySparkException as error:
-                if not is_conflict(error):
-                    raise
-                logger.warning("another build committed in the meantime, building again", table=TABLE)
-    raise BusyError(f"other builds wrote {TABLE} {ATTEMPTS} times while this one ran; nothing of it is in the table, run again")
+        try:
+            return retried(lambda: _build(spark, is_full, run))
+        except PySparkException as error:
+            if not is_conflict(error):
+                raise
+            raise BusyError(
+                f"other builds wrote {TABLE} {ATTEMPTS} times while this one ran; nothing of it is in the table, run again"
+            ) from error
 
 
 def _build(spark: SparkSession, is_full: bool, run: ops.Run) -> int:
@@ -233,10 +234,10 @@ def _build(spark: SparkSession, is_full: bool, run: ops.Run) -> int:
     spark.sql(render("hive/feature/transactions/create.hql", location=location, features=[one for one in FEATURES if one.name != "amount"]))
     _match_columns(spark, [feature for feature in FEATURES if feature.name != "amount"])
     # The server may still be writing for a run that died: of two builds that began alike only one can commit.
-    held = spark.sql(f"SELECT snapshot_id FROM {TABLE}.refs WHERE name = 'main'").first()
+    held = main_snapshot(spark, TABLE)
     writer = compute(spark, now, start).writeTo(TABLE).option("isolation-level", "serializable")
     if held is not None:
-        writer = writer.option("validate-from-snapshot-id", held[0])
+        writer = writer.option("validate-from-snapshot-id", held)
     for name, value in {**now.properties(), "run": run.run_id}.items():
         writer = writer.option(f"snapshot-property.{name}", value)
     writer.overwrite(f.lit(True) if start is None else f.col("transacted_at") >= f.lit(start))

@@ -13,6 +13,7 @@ from etl.errors import RefusedError
 from etl.settings import settings
 from ml.evaluation import DAY_MICROSECONDS, Week, split
 from ml.params import Windows
+from ml.spark import main_snapshot
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -82,10 +83,10 @@ def current_snapshots(spark: SparkSession) -> Snapshots:
 def _snapshot(spark: SparkSession, table: str) -> int:
     if not spark.catalog.tableExists(table):
         raise RefusedError(f"{table} does not exist yet; run bash/extract.sh full and bash/transform.sh full first")
-    row = spark.sql(f"SELECT snapshot_id FROM {table}.refs WHERE name = 'main'").first()
-    if row is None:
+    snapshot = main_snapshot(spark, table)
+    if snapshot is None:
         raise RefusedError(f"{table} is empty; run bash/extract.sh full and bash/transform.sh full first")
-    return int(row[0])
+    return snapshot
 
 
 def moment(spark: SparkSession, given: str = "") -> dt.datetime:

@@ -86,6 +86,12 @@ def spark_session(app: str) -> SparkSession:
     return session
 
 
+def main_snapshot(spark: SparkSession, table: str) -> int | None:
+    """Return the newest snapshot of an Iceberg table, None while it has none."""
+    row = spark.sql(f"SELECT snapshot_id FROM {table}.refs WHERE name = 'main'").first()
+    return None if row is None else int(row[0])
+
+
 class _Bar:
     """A bar of the tasks that Spark has done for the present statement."""
 
