@@ -734,8 +734,12 @@ def terminal_pass(start: int, end: int) -> Callable[[Iterable[pa.RecordBatch]], 
     def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         collected = list(batches)
         if collected:
-            columns = _arrays(pa.Table.from_batches(collected), CUSTOMER_SCHEMA)
-            yield from _table(terminal_columns(columns, start, end), FEATURE_SCHEMA).to_batches(max_chunksize=_BATCH_ROWS)
+            columns = terminal_columns(_arrays(pa.Table.from_batches(collected), CUSTOMER_SCHEMA), start, end)
+            # The writer has a file open for each day: rows that change file one after the other miss every cache of the processor.
+            order = np.argsort(columns["transacted_at"] // DAY, kind="stable")
+            yield from _table({name: values[order] for name, values in columns.items()}, FEATURE_SCHEMA).to_batches(
+                max_chunksize=_BATCH_ROWS
+            )
 
     return run
 
