@@ -133,15 +133,28 @@ def register(run_id: str, files: Mapping[str, bytes], tags: Mapping[str, object]
 
 
 def champion() -> Version | None:
-    """Return the champion, or None."""
-    from mlflow.exceptions import MlflowException
+    """Return the champion, or None.
 
-    try:
-        return _version(client().get_model_version_by_alias(params().name, CHAMPION))
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+    From MLflow's tables: to import its client takes three times as long as Spark needs to begin.
+    """
+    with opened("mlflow", "mlflow") as session, session.cursor() as cursor:
+        cursor.execute("SELECT to_regclass('registered_model_aliases')")
+        if cursor.fetchall() == [(None,)]:
+            # Nothing was ever tracked: `client` makes the tables.
             return None
-        raise
+        cursor.execute(_CHAMPION, {"name": params().name, "alias": CHAMPION})
+        row = cursor.fetchone()
+    return Version(*row) if row else None
+
+
+_CHAMPION = """
+SELECT v.name, v.version, v.source, v.run_id, coalesce(json_object_agg(t.key, t.value) FILTER (WHERE t.key IS NOT NULL), '{}')
+FROM registered_model_aliases a
+JOIN model_versions v USING (workspace, name, version)
+LEFT JOIN model_version_tags t USING (workspace, name, version)
+WHERE name = %(name)s AND a.alias = %(alias)s
+GROUP BY 1, 2, 3, 4
+"""
 
 
 def required_champion() -> Version:

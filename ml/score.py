@@ -359,6 +359,8 @@ def main() -> None:
     parser.add_argument("--as-of", default="", help="score transactions up to then (ISO 8601); by default the setting as_of, else all")
     parser.add_argument("--full", action="store_true", help="look at every day, not only at those that changed since the last run")
     arguments = parser.parse_args()
+    # XGBoost would import scikit-learn, for a second, to offer classes that nobody uses here.
+    sys.modules["sklearn"] = None  # type: ignore[assignment]
     with ops.run("score") as this:
         added = score(this, arguments.as_of, arguments.full)
     print(f"{added:,} predictions added to {TABLE}" if added else f"nothing to score: every row of {SOURCE} has its prediction")
