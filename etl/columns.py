@@ -360,12 +360,12 @@ def _spark_fields(column: Column, name: str) -> list[str]:
     if column.kind == "text":
         return [_length(column, f"CAST(octet_length({name}) AS STRING)"), name]
     if column.kind in ("timestamptz", "timestamp"):
-        text = _bits_of(f"unix_micros({name}) - {POSTGRES_EPOCH_MICROSECONDS}", SPARK_PREFIX)
+        text = _spark_bits(f"unix_micros({name}) - {POSTGRES_EPOCH_MICROSECONDS}")
     elif column.kind == "date":
         text = f"CAST(unix_date({name}) AS STRING)"
     elif column.kind in ("real", "double"):
         bits = f"CAST(java_method('java.lang.Double', 'doubleToLongBits', CAST({name} AS DOUBLE)) AS BIGINT)"
-        text = f"CASE WHEN {name} IS NOT NULL THEN {_bits_of(bits, SPARK_PREFIX)} END"
+        text = f"CASE WHEN {name} IS NOT NULL THEN {_spark_bits(bits)} END"
     elif column.kind == "bytes":
         text = f"{SPARK_PREFIX} || lower(hex({name}))"
     else:
@@ -377,12 +377,12 @@ def _duckdb_fields(column: Column, name: str) -> list[str]:
     if column.kind == "text":
         return [_length(column, f"CAST(strlen({name}) AS VARCHAR)"), name]
     if column.kind in ("timestamptz", "timestamp"):
-        text = _bits_of(f"epoch_us({name}) - {POSTGRES_EPOCH_MICROSECONDS}", DUCKDB_PREFIX)
+        text = _duckdb_bits(f"epoch_us({name}) - {POSTGRES_EPOCH_MICROSECONDS}")
     elif column.kind == "date":
         text = f"CAST({name} - DATE '1970-01-01' AS VARCHAR)"
     elif column.kind in ("real", "double"):
         number = f"CASE WHEN isnan({name}) THEN 'NaN'::DOUBLE ELSE {name}::DOUBLE END"
-        text = _bits_of(f"({number})::BIT::BIGINT", DUCKDB_PREFIX)
+        text = _duckdb_bits(f"({number})::BIT::BIGINT")
     elif column.kind == "bytes":
         text = f"{DUCKDB_PREFIX} || lower(hex({name}))"
     else:
@@ -394,9 +394,13 @@ def _length(column: Column, length: str) -> str:
     return f"coalesce({length}, '-1')" if column.is_nullable else length
 
 
-def _bits_of(number: str, prefix: str) -> str:
+def _spark_bits(number: str) -> str:
     """Return a 64-bit number as Postgres prints its eight bytes; `||`, unlike concat, keeps NULL."""
-    return f"{prefix} || lower(lpad(hex({number}), 16, '0'))"
+    return f"{SPARK_PREFIX} || lower(lpad(hex({number}), 16, '0'))"
+
+
+def _duckdb_bits(number: str) -> str:
+    return rf"printf('\x%016x', {number})"
 
 
 _FIELDS: dict[Dialect, Callable[[Column, str], list[str]]] = {

@@ -164,7 +164,7 @@ def transform(tables: Iterable[Table], run: ops.Run, is_rebuild: bool = False) -
             return take(hive, table, run, is_rebuild)
 
     wanted = list(tables)
-    with ThreadPoolExecutor(4) as pool, progress(f"core: {', '.join(table.name for table in wanted)}", len(wanted)) as shown:
+    with ThreadPoolExecutor(3) as pool, progress(f"core: {', '.join(table.name for table in wanted)}", len(wanted)) as shown:
         futures = [pool.submit(one, table) for table in wanted]
         for ended, _ in enumerate(as_completed(futures), 1):
             shown(ended, len(wanted))
