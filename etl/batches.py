@@ -198,6 +198,11 @@ def published(hive: Session, tables: Sequence[Table]) -> dict[str, Published]:
     }
 
 
+def newest_folder(table: Table) -> int:
+    """Return the highest number of a batch's folder, published or not; 0 where there is none."""
+    return max((int(name.split("-")[0]) for kind in ("full", "deletes") for name in _folders(root(table.name, kind))), default=0)
+
+
 def _partitions(hive: Session, hive_table: str) -> frozenset[int]:
     """Return the numbers of a Hive table's partitions, none where the table is not made yet."""
     try:

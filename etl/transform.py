@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 from etl import core, ops
-from etl.batches import Batch, all_batches, published
+from etl.batches import Batch, all_batches, newest_folder, published
 from etl.errors import RefusedError
 from etl.log import logger, run_main
 from etl.screens import progress
@@ -144,13 +144,15 @@ def _take_into(hive: Session, target: core.Target, batches: list[Batch], mark: i
 
 def behind(hive: Session, tables: Sequence[Table]) -> list[Table]:
     """Return the tables whose core tables do not hold their newest batch; all are looked at in few statements."""
-    states = published(hive, tables)
     marks = core.marks(hive, [name for table in tables for name in core.target_names(table)])
-    return [
-        table
-        for table in tables
-        if any(name not in marks or marks[name].batch < states[table.name].newest for name in core.target_names(table))
-    ]
+
+    def lacks(table: Table, number: int) -> bool:
+        return any(name not in marks or marks[name].batch < number for name in core.target_names(table))
+
+    # A batch has its folder before it is published, and HDFS is quicker to ask than Hive.
+    doubtful = [table for table in tables if lacks(table, newest_folder(table))]
+    states = published(hive, doubtful) if doubtful else {}
+    return [table for table in doubtful if lacks(table, states[table.name].newest)]
 
 
 def transform(tables: Iterable[Table], run: ops.Run, is_rebuild: bool = False) -> list[Taken]:

@@ -1,4 +1,4 @@
-"""One extract of `bank.transactions` to zstd Parquet by each of several tools, in two streams.
+"""One extract of `bank.transactions` to zstd Parquet by each of several tools, in two streams, into HDFS.
 
 `python -m tests.bench.extracts TOOL` does it once; with `--warm PIPE` it does it again for each line of a named pipe (spark-submit
 keeps the standard input from its driver), in one process, and prints the seconds.
@@ -26,6 +26,14 @@ def _local() -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
+
+
+def _upload(file: Path) -> None:
+    """Bring a file to HDFS, where every tool's rows end."""
+    from etl.storage import storage
+
+    with file.open("rb") as content:
+        storage().write("/tmp/bench-file.parquet", content, overwrite=True)
 
 
 def ours() -> Callable[[], None]:
@@ -87,7 +95,7 @@ def spark() -> Callable[[], None]:
 
 
 def duckdb() -> Callable[[], None]:
-    """Extract by DuckDB's Postgres scanner, to a local file."""
+    """Extract by DuckDB's Postgres scanner, to a local file, and upload it."""
     import duckdb
     import duckdb_extension_postgres_scanner as extension
 
@@ -98,13 +106,15 @@ def duckdb() -> Callable[[], None]:
     session.execute(f"ATTACH '{address}' AS source (TYPE postgres, READ_ONLY)")
 
     def once() -> None:
-        session.execute(f"COPY (SELECT {COLUMNS} FROM source.bank.transactions) TO '{_local()}/rows.parquet' (COMPRESSION zstd)")
+        file = _local() / "rows.parquet"
+        session.execute(f"COPY (SELECT {COLUMNS} FROM source.bank.transactions) TO '{file}' (COMPRESSION zstd)")
+        _upload(file)
 
     return once
 
 
 def connectorx() -> Callable[[], None]:
-    """Extract by ConnectorX into Arrow, written by pyarrow to a local file."""
+    """Extract by ConnectorX into Arrow, written by pyarrow to a local file, and upload it."""
     import connectorx
     import pyarrow.parquet as pq
 
@@ -121,7 +131,9 @@ def connectorx() -> Callable[[], None]:
             partition_num=STREAMS,
             protocol="binary",
         )
-        pq.write_table(rows, _local() / "rows.parquet", compression="zstd")
+        file = _local() / "rows.parquet"
+        pq.write_table(rows, file, compression="zstd")
+        _upload(file)
 
     return once
 
