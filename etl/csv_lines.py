@@ -120,10 +120,10 @@ def _explain_date(value: str) -> str:
 def text_pattern(is_quoted: bool) -> str:
     """Return a pattern of one piece of text in UTF-8 without NUL; unquoted, also without comma, quote and line break."""
     ascii_class = r"[\x01-\x09\x0b-\x21\x23-\x7f]" if is_quoted else r"[\x01-\x09\x0b\x0c\x0e-\x21\x23-\x2b\x2d-\x7f]"
+    # A count such as {2} in a possessive group lets Python before 3.11.5 accept half a character (see `layout`).
     several_bytes = (
-        r"[\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]|[\xe1-\xec\xee\xef][\x80-\xbf]{2}|\xed[\x80-\x9f][\x80-\xbf]"
-        r"|\xf0[\x90-\xbf][\x80-\xbf]{2}|[\xf1-\xf3][\x80-\xbf]{3}|\xf4[\x80-\x8f][\x80-\xbf]{2}"
-    )
+        r"[\xc2-\xdf]~|\xe0[\xa0-\xbf]~|[\xe1-\xec\xee\xef]~~|\xed[\x80-\x9f]~|\xf0[\x90-\xbf]~~|[\xf1-\xf3]~~~|\xf4[\x80-\x8f]~~"
+    ).replace("~", r"[\x80-\xbf]")
     # Before Postgres 18 a line that is only \. ends COPY even inside quotes.
     special = r'|""|\n(?!\\\.)' if is_quoted else ""
     return f"(?:{ascii_class}++|{several_bytes}{special})"
@@ -162,9 +162,14 @@ def _field_pattern(table: Table, column: Column) -> str:
 
 
 def layout(table: Table, columns: tuple[Column, ...]) -> Layout:
-    """Return how a file with these columns, in this order, presents a table."""
-    record = ",".join(_field_pattern(table, column) for column in columns) + r"\r?\n"
-    return Layout(table, columns, re.compile(record.encode("latin-1")), re.compile(f"(?:{record})*+".encode("latin-1")))
+    """Return how a file with these columns, in this order, presents a table.
+
+    Before 3.11.5, Python's match of a possessive group ends wherever its last, failed round had come to
+    (github.com/python/cpython/issues/106052). Where the last whole record ends, its newline says, group 1.
+    """
+    fields = ",".join(_field_pattern(table, column) for column in columns)
+    record, records = rf"{fields}\r?\n", rf"(?:{fields}\r?(\n))*+"
+    return Layout(table, columns, re.compile(record.encode("latin-1")), re.compile(records.encode("latin-1")))
 
 
 # --- Reading ---------------------------------------------------------------------------------------------------------------
@@ -192,7 +197,7 @@ def scan(file: BinaryIO, of: Layout) -> Iterator[Span | BadRecord]:
             is_skipping, line = False, line + 1
         while position < len(buffer):
             matched = of.records.match(buffer, position)
-            end = matched.end() if matched else position
+            end = matched.end(1) if matched and matched[1] else position
             if end > position:
                 content = buffer[position:end]
                 yield Span(line, content)
