@@ -383,6 +383,8 @@ def test_killed_at_any_step_all_or_nothing_is_loaded_and_running_again_completes
 
 def test_interrupted_it_says_so_and_loads_nothing(parents: None, tmp_path: Path) -> None:
     path = write(tmp_path, HEADER + "".join(f"{number},1,7,2018-04-01,1,EUR,chip,\n" for number in range(400_000)))
+    # A shell's background jobs ignore Ctrl-C, and so would what they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     loader = subprocess.Popen([sys.executable, "-m", "etl.load_csv", "full", str(path)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     wait_for_load(0)
     loader.send_signal(signal.SIGINT)
