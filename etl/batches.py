@@ -33,7 +33,7 @@ WATERMARK_KINDS = ("full", "incremental")
 LOCK_WAIT_SECONDS = 2
 TEMPLATES = "hive/source"
 MANIFEST = "_manifest.json"
-_FOLDER = re.compile(r"(\d+)-(.+)")
+_FOLDER = re.compile(r"(\d+)-.+")
 
 
 @functools.cache
@@ -200,7 +200,14 @@ def published(hive: Session, tables: Sequence[Table]) -> dict[str, Published]:
 
 def newest_folder(table: Table) -> int:
     """Return the highest number of a batch's folder, published or not; 0 where there is none."""
-    return max((int(name.split("-")[0]) for kind in ("full", "deletes") for name in _folders(root(table.name, kind))), default=0)
+    names = [name for kind in ("full", "deletes") for name in _folders(root(table.name, kind))]
+    return max((number for name in names if (number := _number(name))), default=0)
+
+
+def _number(folder: str) -> int | None:
+    """Return the number of the batch that a folder claims; None where it is no batch's (what is moved aside, for one)."""
+    found = _FOLDER.fullmatch(folder)
+    return int(found[1]) if found else None
 
 
 def _partitions(hive: Session, hive_table: str) -> frozenset[int]:
@@ -236,7 +243,7 @@ def _folders(path: str) -> list[str]:
 
 def _folder_of(hive: Session, table: str, kind: str, number: int, names: Iterable[str]) -> str:
     """Return the folder of a published batch; Hive is asked only where two folders claim the number."""
-    claimants = [name for name in names if (found := _FOLDER.fullmatch(name)) and int(found[1]) == number]
+    claimants = [name for name in names if _number(name) == number]
     if len(claimants) == 1:
         return f"{root(table, kind)}/{claimants[0]}"
     return _location(hive, hive_name(table, kind), number)
@@ -324,8 +331,8 @@ def remove_unpublished(hive: Session, state: Published, run_id: str) -> list[str
         if any(name.startswith("_trash-") for name in names):
             _restore(hive, state.table.name, kind, numbers, names)
             names = tuple(_folders(path))
-        claims = [name for name in names if _FOLDER.fullmatch(name)]
-        if {int(name.split("-")[0]) for name in claims} <= numbers and len(claims) <= len(numbers):
+        claims = [name for name in names if _number(name)]
+        if {_number(name) for name in claims} <= numbers and len(claims) <= len(numbers):
             continue
         kept = {_folder_of(hive, state.table.name, kind, number, names) for number in numbers}
         orphans = [name for name in claims if f"{path}/{name}" not in kept]
@@ -350,8 +357,8 @@ def _restore(hive: Session, table: str, kind: str, numbers: Iterable[int], names
     path = root(table, kind)
     for trash in [name for name in names if name.startswith("_trash-")]:
         for name in _folders(f"{path}/{trash}"):
-            number = int(name.split("-")[0])
-            if number in numbers and _location(hive, hive_name(table, kind), number) == f"{path}/{name}":
+            number = _number(name)
+            if number and number in numbers and _location(hive, hive_name(table, kind), number) == f"{path}/{name}":
                 storage().rename(f"{path}/{trash}/{name}", f"{path}/{name}")
         storage().delete(f"{path}/{trash}", recursive=True)
 

@@ -197,7 +197,7 @@ def scan(file: BinaryIO, of: Layout) -> Iterator[Span | BadRecord]:
             is_skipping, line = False, line + 1
         while position < len(buffer):
             matched = of.records.match(buffer, position)
-            end = matched.end(1) if matched and matched[1] else position
+            end = max(position, matched.end(1)) if matched else position
             if end > position:
                 content = buffer[position:end]
                 yield Span(line, content)

@@ -16,11 +16,10 @@ from etl.errors import UnavailableError, WarehouseError
 from etl.log import logger
 from etl.settings import ROOT, settings
 
+Result = TypeVar("Result")
+
 _templates = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)  # noqa: S701 - SQL, not HTML
 _templates.filters["literal"] = lambda value: literal(value)
-
-
-Result = TypeVar("Result")
 
 ATTEMPTS = 3
 """How often a commit that other writers win is tried."""

@@ -29,6 +29,7 @@ PAGES_PER_SPLIT = 1000
 RANGES_KEPT, RANGES_WRITTEN = 4096, 64
 DELTA_KINDS = ("integer", "timestamptz", "timestamp", "date")
 ARROW_BATCH_BYTES = 8 * 1024 * 1024
+# Of 64 k rows, read back at a time: DuckDB keeps much of a stream of batches until it has read all of it.
 READ_BATCHES = 2
 
 
@@ -313,7 +314,6 @@ def content_of(file: bytes, columns: Sequence[Column]) -> ReadBack:
     parts: list[ReadBack] = []
     with _duckdb() as session:
         batches = opened.iter_batches(batch_size=64 * 1024)
-        # Some at a time: DuckDB keeps much of a stream of batches until it has read all of it.
         while (some := list(itertools.islice(batches, READ_BATCHES))) or not parts:
             session.register("rows", pa.Table.from_batches(some, opened.schema_arrow))
             found = session.execute(statement).arrow().read_all()

@@ -34,6 +34,7 @@ ROWS_PER_PARTITION = 500_000
 """Rows that one worker holds at a time."""
 
 WRITERS_PER_PARTITION = 4
+"""Tasks that write days; few large ones end one after the other, and the last keeps one core busy alone."""
 
 KEYS = frozenset(("transaction_id", "customer_id", "terminal_id", "transacted_at", "amount"))
 
@@ -172,7 +173,6 @@ def compute(spark: SparkSession, seen: Seen, start: dt.datetime | None) -> DataF
     if start is not None:
         transactions = transactions.where(f.col("transacted_at") >= f.lit(start - dt.timedelta(days=LOOKBACK_DAYS)))
     partitions = max(2, -(-transactions.count() // ROWS_PER_PARTITION))
-    # Days are written by this many tasks, not joined to few of which the last keeps one core busy.
     spark.conf.set("spark.sql.shuffle.partitions", WRITERS_PER_PARTITION * partitions)
     spark.conf.set("spark.sql.adaptive.coalescePartitions.enabled", "false")
     rows = transactions.join(reports.select("transaction_id", "reported_at", "is_fraud"), "transaction_id", "left").select(

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 
-from etl.batches import Batch, hive_name, root
+import pytest
+
+from etl import batches
+from etl.batches import Batch, hive_name, newest_folder, root
 from etl.columns import column
 from etl.source import Server
 from etl.sql_server import render
+from etl.tables import declared_tables
 
 NOW = dt.datetime(2026, 1, 1, 12, 30, 0, 123456, tzinfo=dt.UTC)
 
@@ -64,3 +68,11 @@ def test_one_statement_reads_several_batches() -> None:
     words = text.split()
     assert words.count("UNION") == 3
     assert words.count("SELECT") == 6
+
+
+def test_the_newest_folder_is_a_batch_s_not_one_that_was_moved_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {"transactions": ["_trash-99-run", "3-run"], "transactions_deleted": ["12-run"]}
+    monkeypatch.setattr(batches, "_folders", lambda path: names[path.rsplit("/", 1)[-1]])
+    assert newest_folder(declared_tables()["transactions"]) == 12
+    names = {name: ["_trash-99-run"] for name in names}
+    assert newest_folder(declared_tables()["transactions"]) == 0
