@@ -16,7 +16,8 @@ sqlfluff lint --processes 2 sql hive
 log "types"
 mypy
 log "unit tests"
-pytest -q -m "not stack and not slow" --ignore tests/stack
+# Each of the two has a Postgres of its own.
+pytest -q -n 2 -m "not stack and not slow" --ignore tests/stack
 [ "${1:-}" = quick ] && exit 0
 log "tests on the real servers"
 pytest -q -m "stack and not slow" tests/stack
