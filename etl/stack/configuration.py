@@ -165,6 +165,10 @@ def spark_defaults(reader: Reader) -> dict[str, object]:
         # With the cache on, a session goes on reading the snapshot that it saw first.
         f"{catalog}.cache-enabled": "false",
         "spark.sql.catalogImplementation": "hive",
+        # A metastore client of its own: the HiveServer2 layer closes the one that it finds on a session's thread, and with the
+        # built-in jars that would be the one of all sessions. Some twenty at a time then hang each other for ever.
+        "spark.sql.hive.metastore.jars": "path",
+        "spark.sql.hive.metastore.jars.path": f"file://{jars.PYSPARK_JARS}/*.jar",
         "spark.sql.warehouse.dir": f"{here.hdfs_uri}{here.warehouse_path}",
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.shuffle.partitions": 4,
