@@ -201,7 +201,7 @@ def published(hive: Session, tables: Sequence[Table]) -> dict[str, Published]:
 def newest_folder(table: Table) -> int:
     """Return the highest number of a batch's folder, published or not; 0 where there is none."""
     names = [name for kind in ("full", "deletes") for name in _folders(root(table.name, kind))]
-    return max((number for name in names if (number := _number(name))), default=0)
+    return max((number for name in names if (number := _number(name)) is not None), default=0)
 
 
 def _number(folder: str) -> int | None:
@@ -331,8 +331,8 @@ def remove_unpublished(hive: Session, state: Published, run_id: str) -> list[str
         if any(name.startswith("_trash-") for name in names):
             _restore(hive, state.table.name, kind, numbers, names)
             names = tuple(_folders(path))
-        claims = [name for name in names if _number(name)]
-        if {_number(name) for name in claims} <= numbers and len(claims) <= len(numbers):
+        claims = {name: number for name in names if (number := _number(name)) is not None}
+        if set(claims.values()) <= numbers and len(claims) <= len(numbers):
             continue
         kept = {_folder_of(hive, state.table.name, kind, number, names) for number in numbers}
         orphans = [name for name in claims if f"{path}/{name}" not in kept]
@@ -358,7 +358,7 @@ def _restore(hive: Session, table: str, kind: str, numbers: Iterable[int], names
     for trash in [name for name in names if name.startswith("_trash-")]:
         for name in _folders(f"{path}/{trash}"):
             number = _number(name)
-            if number and number in numbers and _location(hive, hive_name(table, kind), number) == f"{path}/{name}":
+            if number is not None and number in numbers and _location(hive, hive_name(table, kind), number) == f"{path}/{name}":
                 storage().rename(f"{path}/{trash}/{name}", f"{path}/{name}")
         storage().delete(f"{path}/{trash}", recursive=True)
 

@@ -26,7 +26,7 @@ def main() -> None:
             todo = tables if published else behind(hive, tables)
         # The largest first: the others fit beside it.
         rows = {batch.table: batch.row_count for batch in published}
-        todo = sorted(todo, key=lambda table: -rows.get(table.name, 0))
+        todo = sorted(todo, key=lambda table: rows.get(table.name, 0), reverse=True)
         taken = [one for one in transform(todo, run) if one.batches] if todo else []
         if not published and not taken:
             logger.info("nothing new")
