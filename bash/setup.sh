@@ -22,8 +22,15 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$lock_sum" ]; then
   printf '%s\n' "$lock_sum" >"$stamp"
 fi
 if [ "${1:-}" = --lock ]; then
-  "$VENV/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --all-extras \
-    "$ROOT/pyproject.toml" -o "$ROOT/requirements.lock"
+  lock() {
+    "$VENV/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header "$@"
+  }
+  cd "$ROOT"
+  lock --all-extras --group servers --group api pyproject.toml -o requirements.lock
+  # The images' parts of it, in the same versions.
+  lock -c requirements.lock --no-annotate pyproject.toml -o docker/warehouse.lock
+  lock -c requirements.lock --no-annotate --group servers -o docker/servers.lock
+  lock -c requirements.lock --no-annotate --group api -o docker/api.lock
   log "requirements.lock is made anew; run bash/setup.sh to install it"
   exit 0
 fi

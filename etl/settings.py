@@ -9,6 +9,8 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from etl.files import write
+
 ROOT = Path(__file__).resolve().parent.parent
 
 Role = Literal["postgres", "bank", "extractor", "etl", "metastore", "metastore_reader", "mlflow"]
@@ -24,8 +26,9 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(ROOT / "var", description="folder of servers' data, jars, logs, secrets and reports")
     jars_dir: Path = Field(ROOT / "var" / "jars", description="folder of the jars that etl/stack/ivy.xml names")
+    pgpass_file: Path | None = Field(None, description="passwords of Postgres's roles as libpq reads them; empty: data_dir/secrets/pgpass")
     java_home: str = Field("", description="folder of a Java 17 or 21; empty: found on this machine")
-    host: str = Field("127.0.0.1", description="address on which the local servers listen")
+    host: str = Field("127.0.0.1", description="address on which the local servers listen; 0.0.0.0 in a container")
     port_offset: int = Field(0, ge=0, le=40000, description="added to every port below")
 
     postgres_host: str = Field("127.0.0.1", description="Postgres of bank (the source), metastore, warehouse and mlflow")
@@ -33,11 +36,13 @@ class Settings(BaseSettings):
     namenode_host: str = Field("127.0.0.1", description="HDFS NameNode")
     namenode_port: int = Field(8020, description="port of the NameNode's file system protocol")
     namenode_http_port: int = Field(9870, description="port of the NameNode's page and of WebHDFS")
+    datanode_host: str = Field("127.0.0.1", description="name under which the DataNode is reached")
     datanode_port: int = Field(9866, description="port of the DataNode's data transfer")
     datanode_ipc_port: int = Field(9867, description="port of the DataNode's IPC")
     datanode_http_port: int = Field(9864, description="port of the DataNode's page and of WebHDFS")
     metastore_host: str = Field("127.0.0.1", description="Hive Metastore of the loads")
     metastore_port: int = Field(9083, description="port of the Hive Metastore of the loads")
+    readers_metastore_host: str = Field("127.0.0.1", description="Hive Metastore of the readers")
     readers_metastore_port: int = Field(9084, description="port of the Hive Metastore of the readers (SELECT only)")
     loads_host: str = Field("127.0.0.1", description="HiveServer2-protocol server of the loads")
     loads_port: int = Field(10001, description="port of the loads server")
@@ -51,6 +56,8 @@ class Settings(BaseSettings):
     tracker_port: int = Field(8031, description="port of the ResourceManager's resource tracker")
     nodemanager_port: int = Field(8040, description="port of the NodeManager's localizer")
     nodemanager_http_port: int = Field(8042, description="port of the NodeManager's page")
+    api_host: str = Field("127.0.0.1", description="address on which the API listens; 0.0.0.0 in a container")
+    api_port: int = Field(8080, description="port of the API")
 
     postgres_os_user: str = Field("postgres", description="operating-system user of Postgres when the stack runs as root")
     readers_os_user: str = Field("warehouse-reader", description="operating-system user of the readers server as root")
@@ -66,7 +73,9 @@ class Settings(BaseSettings):
     max_deleted_share: float = Field(0.01, ge=0, le=1, description="share of a table's keys that a sweep may delete")
     extract_streams: int = Field(2, ge=1, description="parallel COPY streams of an extract")
     models_path: str = Field("", description="folder (file:///...) or HDFS address of models' files; empty: mlflow under data_dir")
+    model_dir: Path | None = Field(None, description="folder of an exported champion (the model image's); empty: the registry's")
     as_of: str = Field("", description="'now' for features, training and scoring, ISO 8601; empty: newest transaction")
+    git_commit: str = Field("", description="commit of this code, in an image; empty: asked of git")
     log_format: Literal["text", "json"] = Field("text", description="log lines for people (text) or machines (json)")
 
     def port(self, name: str) -> int:
@@ -74,15 +83,20 @@ class Settings(BaseSettings):
         return int(getattr(self, f"{name}_port")) + self.port_offset
 
     @property
-    def secrets_dir(self) -> Path:
-        """Folder of password files, readable by its owner only."""
-        return self.data_dir / "secrets"
+    def passfile(self) -> Path:
+        """The pgpass file as libpq takes it: where others may read the given one (a mounted secret), a private copy."""
+        given = self.pgpass_file or self.data_dir / "secrets" / "pgpass"
+        if not given.exists() or not given.stat().st_mode & 0o077:
+            return given
+        copy = self.data_dir / "run" / "pgpass"
+        write(copy, given.read_text(), private=True)
+        return copy
 
     def dsn(self, role: Role, dbname: str, application_name: str = "warehouse") -> str:
         """Return a libpq connection string; the password comes from the pgpass file, never from here."""
         return (
             f"host={self.postgres_host} port={self.port('postgres')} dbname={dbname} user={role} "
-            f"passfile={self.secrets_dir / 'pgpass'} application_name='{application_name}'"
+            f"passfile={self.passfile} application_name='{application_name}'"
         )
 
     @property

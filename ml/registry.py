@@ -7,12 +7,13 @@ The backend is the Postgres database `mlflow`; its password stays in the pgpass 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,7 +58,7 @@ class Version:
 def tracking_uri() -> str:
     """Return the address of MLflow's backend; the password is in the file that it names."""
     here = settings()
-    passfile = quote(str(here.secrets_dir / "pgpass"), safe="/")
+    passfile = quote(str(here.passfile), safe="/")
     return f"postgresql+psycopg2://mlflow@{here.postgres_host}:{here.port('postgres')}/mlflow?passfile={passfile}"
 
 
@@ -133,10 +134,12 @@ def register(run_id: str, files: Mapping[str, bytes], tags: Mapping[str, object]
 
 
 def champion() -> Version | None:
-    """Return the champion, or None.
+    """Return the champion, or None; with the setting `model_dir`, the exported one, whatever the registry says by now.
 
     From MLflow's tables: to import its client takes three times as long as Spark needs to begin.
     """
+    if folder := settings().model_dir:
+        return exported(folder)
     with opened("mlflow", "mlflow") as session, session.cursor() as cursor:
         cursor.execute("SELECT to_regclass('registered_model_aliases')")
         if cursor.fetchall() == [(None,)]:
@@ -155,6 +158,33 @@ LEFT JOIN model_version_tags t USING (workspace, name, version)
 WHERE name = %(name)s AND a.alias = %(alias)s
 GROUP BY 1, 2, 3, 4
 """
+
+
+MANIFEST = "manifest.json"
+
+
+def export(version: Version, folder: Path) -> None:
+    """Write a version's files and its manifest into an empty folder; the manifest comes last."""
+    files = read_files(version)
+    if folder.exists() and any(folder.iterdir()):
+        raise RefusedError(f"{folder} is not empty; name another folder, or remove it")
+    write_files((folder / "files").resolve().as_uri(), files)
+    (folder / MANIFEST).write_text(json.dumps(asdict(version), indent=1) + "\n")
+
+
+def exported(folder: Path) -> Version:
+    """Return the version that `export` wrote into a folder.
+
+    Raises
+    ------
+    ModelStoreError
+        When it holds none.
+    """
+    try:
+        told = json.loads((folder / MANIFEST).read_text())
+        return Version(**{**told, "source": (folder / "files").resolve().as_uri()})
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelStoreError(f"{folder / MANIFEST} is not the manifest of an exported model: {error}; build the image again") from error
 
 
 def required_champion() -> Version:
@@ -182,6 +212,8 @@ def _version(found: ModelVersion) -> Version:
 
 def git_commit() -> str:
     """Return the commit of this code, `-dirty` where files were changed after it, `unknown` outside a clone."""
+    if settings().git_commit:
+        return settings().git_commit
     asked = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -9,6 +9,7 @@ from xml.sax.saxutils import escape
 
 import jinja2
 
+from etl.files import write
 from etl.settings import settings
 from etl.stack import jars, postgres
 
@@ -32,18 +33,6 @@ NO_PROGRAMS: dict[str, object] = {"hadoop.security.group.mapping": "org.apache.h
 def folder(server: str) -> Path:
     """Configuration folder of a server."""
     return settings().data_dir / "conf" / server
-
-
-def write(path: Path, text: str, private: bool = False) -> None:
-    """Write a configuration file whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)
-    mode = 0o600 if private else 0o644
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:  # noqa: PTH123 - the mode must stand from the first byte
-        file.write(text)
-    partial.chmod(mode)
-    partial.replace(path)
 
 
 def xml(properties: dict[str, object]) -> str:
@@ -77,7 +66,7 @@ def hdfs_site() -> dict[str, object]:
         "dfs.datanode.address": f"{here.host}:{here.port('datanode')}",
         "dfs.datanode.ipc.address": f"{here.host}:{here.port('datanode_ipc')}",
         "dfs.datanode.http.address": f"{here.host}:{here.port('datanode_http')}",
-        "dfs.datanode.hostname": here.host,
+        "dfs.datanode.hostname": here.datanode_host,
         "dfs.namenode.datanode.registration.ip-hostname-check": "false",
         "dfs.replication": 1,
         "dfs.permissions.enabled": "true",
@@ -96,6 +85,14 @@ def hdfs_site() -> dict[str, object]:
     }
 
 
+def metastore_uri(reader: Reader) -> str:
+    """Return the address of the loads' or of the readers' Hive Metastore."""
+    here = settings()
+    if reader == "loads":
+        return f"thrift://{here.metastore_host}:{here.port('metastore')}"
+    return f"thrift://{here.readers_metastore_host}:{here.port('readers_metastore')}"
+
+
 def metastore_site(reader: Reader) -> dict[str, object]:
     """Properties of a Hive Metastore; the readers' one has a Postgres role that can only read."""
     here = settings()
@@ -106,7 +103,7 @@ def metastore_site(reader: Reader) -> dict[str, object]:
         "javax.jdo.option.ConnectionUserName": role,
         "javax.jdo.option.ConnectionPassword": postgres.password(role),
         "metastore.warehouse.dir": f"{here.hdfs_uri}{here.warehouse_path}",
-        "metastore.thrift.uris": f"thrift://{here.metastore_host}:{here.port('metastore' if reader == 'loads' else 'readers_metastore')}",
+        "metastore.thrift.uris": metastore_uri(reader),
         "metastore.thrift.bind.host": here.host,
         "metastore.schema.verification": "true",
         "datanucleus.schema.autoCreateAll": "false",
@@ -135,7 +132,7 @@ def hive_site(reader: Reader) -> dict[str, object]:
     here = settings()
     # Local scratch folders follow java.io.tmpdir, one for each session: sessions that share one remove it from each other.
     return {
-        "hive.metastore.uris": f"thrift://{here.metastore_host}:{here.port('metastore' if reader == 'loads' else 'readers_metastore')}",
+        "hive.metastore.uris": metastore_uri(reader),
         "hive.metastore.client.socket.timeout": "60s",
         "hive.server2.enable.doAs": "false",
         "hive.server2.thrift.bind.host": here.host,
@@ -144,6 +141,11 @@ def hive_site(reader: Reader) -> dict[str, object]:
         "hive.server2.logging.operation.enabled": "false",
         "hive.server2.idle.session.timeout": "6h",
     }
+
+
+def own_address() -> str:
+    """Return an address of this machine for what only its own processes use."""
+    return "127.0.0.1" if settings().host == "0.0.0.0" else settings().host  # noqa: S104 - compared, not bound
 
 
 def spark_defaults(reader: Reader) -> dict[str, object]:
@@ -157,8 +159,9 @@ def spark_defaults(reader: Reader) -> dict[str, object]:
         "spark.executor.extraClassPath": class_path,
         "spark.driver.extraJavaOptions": f"-Djava.io.tmpdir={here.data_dir / 'tmp' / reader} -XX:+UseParallelGC -XX:MaxMetaspaceSize=512m",
         "spark.local.dir": here.data_dir / "tmp" / reader,
-        "spark.driver.bindAddress": here.host,
-        "spark.driver.host": here.host,
+        # Nobody else speaks to the driver of a SQL server: its tasks run in it.
+        "spark.driver.bindAddress": own_address(),
+        "spark.driver.host": own_address(),
         "spark.sql.extensions": "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions",
         catalog: "org.apache.iceberg.spark.SparkSessionCatalog",
         f"{catalog}.type": "hive",
@@ -226,27 +229,39 @@ def readers_policy() -> str:
     return jinja2.Template(template, undefined=jinja2.StrictUndefined).render(
         program=[jars.SPARK_HOME, here.jars_dir / "spark", folder("readers")],
         scratch=here.data_dir / "tmp" / "readers",
-        hosts=sorted({"localhost", "127.0.0.1", here.host, here.namenode_host, here.metastore_host}),
+        hosts=sorted({"localhost", own_address(), here.namenode_host, here.datanode_host, here.readers_metastore_host}),
     )
+
+
+def write_server(name: str) -> None:
+    """Write the configuration of one server, where it has any."""
+    match name:
+        case "namenode" | "datanode":
+            _write_hadoop("hadoop")
+        case "metastore" | "readers_metastore":
+            _write_hadoop(name)
+            write(folder(name) / "metastore-log4j2.properties", LOG4J.format(level="warn"))
+            write(folder(name) / "metastore-site.xml", xml(metastore_site("loads" if name == "metastore" else "readers")), private=True)
+        case "loads":
+            _write_spark("loads")
+        case "readers":
+            _write_spark("readers")
+            write(folder("readers") / "java.policy", readers_policy())
+
+
+def _write_hadoop(server: str) -> None:
+    write(folder(server) / "core-site.xml", xml(core_site() | (NO_PROGRAMS if server == "readers" else {})))
+    write(folder(server) / "hdfs-site.xml", xml(hdfs_site()))
+    write(folder(server) / "log4j2.properties", LOG4J.format(level="warn"))
+
+
+def _write_spark(reader: Reader) -> None:
+    _write_hadoop(reader)
+    write(folder(reader) / "hive-site.xml", xml(hive_site(reader)))
+    write(folder(reader) / "spark-defaults.conf", spark_conf(spark_defaults(reader)))
 
 
 def write_all() -> None:
     """Write the configuration of every server."""
-    for server in ("hadoop", "loads", "readers"):
-        write(folder(server) / "core-site.xml", xml(core_site() | (NO_PROGRAMS if server == "readers" else {})))
-        write(folder(server) / "hdfs-site.xml", xml(hdfs_site()))
-        write(folder(server) / "log4j2.properties", LOG4J.format(level="warn"))
-    for server in ("metastore", "readers_metastore"):
-        write(folder(server) / "core-site.xml", xml(core_site()))
-        write(folder(server) / "hdfs-site.xml", xml(hdfs_site()))
-        write(folder(server) / "metastore-log4j2.properties", LOG4J.format(level="warn"))
-        write(
-            folder(server) / "metastore-site.xml",
-            xml(metastore_site("loads" if server == "metastore" else "readers")),
-            private=True,
-        )
-    reader: Reader
-    for reader in ("loads", "readers"):
-        write(folder(reader) / "hive-site.xml", xml(hive_site(reader)))
-        write(folder(reader) / "spark-defaults.conf", spark_conf(spark_defaults(reader)))
-    write(folder("readers") / "java.policy", readers_policy())
+    for name in ("namenode", "metastore", "readers_metastore", "loads", "readers"):
+        write_server(name)

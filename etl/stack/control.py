@@ -7,7 +7,6 @@ import contextlib
 import fcntl
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -21,13 +20,12 @@ from etl.errors import BusyError, RefusedError, UnavailableError, WarehouseError
 from etl.log import logger, run_main
 from etl.screens import console, progress
 from etl.settings import settings
-from etl.stack import configuration, jars, machine, postgres, supervision
-from etl.stack.servers import Server, all_servers, hadoop_java, metastore_environment, metastore_java
+from etl.stack import configuration, jars, machine, postgres, preparation, supervision
+from etl.stack.servers import Server, all_servers, one_server
 
 NEEDED_MEMORY_GB = 4.0
 NEEDED_DISK_GB = 2.0
 READY_SECONDS = 120
-DATABASES = ("raw", "core", "feature", "mart", "ops")
 
 
 @contextlib.contextmanager
@@ -74,42 +72,12 @@ def up(groups: set[str]) -> None:
         waiting = [server for name, server in servers.items() if name not in running]
         if waiting:
             _refuse_what_cannot_work(waiting)
-        _folders()
-        postgres.initialise()
+        preparation.make_folders()
         configuration.write_all()
-        _format_namenode()
         # A start that adds a group must not stop the groups that already run.
         supervision.write_configuration(all_servers())
         supervision.start_supervisor()
         _start(servers)
-
-
-def _folders() -> None:
-    here = settings().data_dir
-    for name in ("tmp/hadoop", "tmp/loads", "tmp/readers", "logs", "run", "hdfs"):
-        (here / name).mkdir(parents=True, exist_ok=True)
-    if machine.has_own_reader(jars.SPARK_HOME):
-        user = settings().readers_os_user
-        machine.ensure_os_user(user)
-        shutil.chown(here / "tmp" / "readers", user)
-        if not machine.can_enter(user, here):
-            raise RefusedError(
-                f"{here} is out of reach for the system user {user}; set WAREHOUSE_DATA_DIR to a folder that every user may enter"
-            )
-
-
-def _format_namenode() -> None:
-    name = settings().data_dir / "hdfs" / "name"
-    mark = settings().data_dir / "hdfs" / "formatted"
-    if mark.exists():
-        return
-    # A format that was killed has no mark, and nothing was stored yet.
-    shutil.rmtree(name, ignore_errors=True)
-    command = hadoop_java("256m", "org.apache.hadoop.hdfs.server.namenode.NameNode", "-format", "-nonInteractive", "-force")
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    if ran.returncode:
-        raise WarehouseError(f"the NameNode's folder {name} could not be formatted: {ran.stderr.strip()[-500:]}")
-    mark.touch()
 
 
 def _start(servers: dict[str, Server]) -> None:
@@ -135,16 +103,12 @@ def _start(servers: dict[str, Server]) -> None:
 
 def _start_one(server: Server) -> None:
     started = time.monotonic()
-    before = PREPARE_BEFORE.get(server.name)
-    if before:
-        before()
+    preparation.before(server.name)
     state = supervision.states()[server.name]["statename"]
     if state not in ("RUNNING", "STARTING"):
         supervision.call("startProcess", server.name, False)
     _await(server)
-    after = PREPARE_AFTER.get(server.name)
-    if after:
-        after()
+    preparation.after(server.name)
     if state != "RUNNING":
         logger.info("up", server=server.name, seconds=round(time.monotonic() - started, 1))
 
@@ -179,73 +143,6 @@ def _last_line(name: str) -> str:
     path = Path(supervision.log_path(name))
     lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     return next((line for line in reversed(lines) if line.strip()), "(none)")
-
-
-def _make_metastore_schema() -> None:
-    from etl.databases import opened
-
-    with opened("metastore", "metastore") as session, session.cursor() as cursor:
-        cursor.execute("SELECT to_regclass('public.\"VERSION\"')")
-        row = cursor.fetchone()
-        if row and row[0]:
-            cursor.execute('SELECT 1 FROM "VERSION"')
-            if cursor.fetchone():
-                return
-        # A schema whose making was killed has no version row; it is made anew.
-        cursor.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-    main = "org.apache.hadoop.hive.metastore.tools.MetastoreSchemaTool"
-    ran = subprocess.run(
-        metastore_java("metastore", "256m", main, "-dbType", "postgres", "-initSchema"),
-        env={**os.environ, **metastore_environment("metastore")}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if ran.returncode:
-        raise WarehouseError(f"the metastore's schema could not be made: {(ran.stderr or ran.stdout).strip()[-500:]}")
-
-
-def _make_hdfs_folders() -> None:
-    import hdfs
-
-    here = settings()
-    # The superuser of HDFS is whoever runs the NameNode.
-    client = hdfs.InsecureClient(here.webhdfs_url, user=psutil.Process().username())
-    for path, owner, mode in (
-        ("/", None, "755"),
-        ("/tmp", None, "1777"),  # noqa: S108 - a folder of HDFS
-        ("/tmp/hive-loads", here.hdfs_user, "700"),  # noqa: S108
-        ("/tmp/hive-readers", here.hdfs_readers_user, "700"),  # noqa: S108
-        (f"/user/{here.hdfs_user}", here.hdfs_user, "755"),
-        (here.warehouse_path, here.hdfs_user, "755"),
-        *((f"{here.warehouse_path}/{database}", here.hdfs_user, "755") for database in DATABASES),
-        # Personal data: closed to everybody but the loads.
-        (f"{here.warehouse_path}/core/customers_personal", here.hdfs_user, "700"),
-        (f"{here.warehouse_path}/raw/customers", here.hdfs_user, "700"),
-    ):
-        if client.status(path, strict=False) is None:
-            client.makedirs(path)
-        if owner:
-            client.set_owner(path, owner=owner, group=owner)
-        client.set_permission(path, mode)
-
-
-def _make_hive_databases() -> None:
-    from etl.sql_server import session
-
-    with session() as opened:
-        existing = {row[0] for row in opened.run("SHOW DATABASES")}
-        for database in DATABASES:
-            if database not in existing:
-                opened.run(
-                    f"CREATE DATABASE IF NOT EXISTS {database} LOCATION '{settings().hdfs_uri}{settings().warehouse_path}/{database}'"
-                )
-
-
-PREPARE_BEFORE = {"metastore": _make_metastore_schema}
-PREPARE_AFTER = {
-    "postgres": postgres.ensure_databases,
-    "datanode": _make_hdfs_folders,
-    "metastore": postgres.grant_metastore_reader,
-    "loads": _make_hive_databases,
-}
 
 
 def down() -> None:
@@ -320,9 +217,7 @@ def fences() -> list[str]:
 
 def logs(name: str) -> None:
     """Follow a server's log."""
-    if name not in all_servers():
-        raise RefusedError(f"there is no server {name}; servers are {', '.join(all_servers())}")
-    path = Path(supervision.log_path(name))
+    path = Path(supervision.log_path(one_server(name).name))
     if not path.exists():
         raise RefusedError(f"{name} has not logged anything yet; start it with bash/stack.sh up")
     follow = ["-f"] if sys.stdout.isatty() else []

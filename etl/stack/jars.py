@@ -6,11 +6,12 @@ import hashlib
 import importlib.util
 import shutil
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
 from etl.errors import RefusedError
-from etl.log import logger
+from etl.log import logger, run_main
 from etl.screens import progress
 from etl.settings import settings
 from etl.stack import machine
@@ -23,7 +24,8 @@ def _spark_home() -> Path:
     # Found without importing it: that takes half a second.
     spec = importlib.util.find_spec("pyspark")
     if spec is None or spec.origin is None:
-        raise RefusedError("PySpark is not installed; run bash/setup.sh")
+        # An image of Hadoop or the metastore has only those of PySpark's jars that it needs.
+        return settings().jars_dir / "pyspark"
     return Path(spec.origin).parent
 
 
@@ -78,6 +80,15 @@ def _fetch(folder: Path) -> None:
     if ran.returncode or any(not (folder / path).is_file() for path in listed()):
         (folder / "ivy.log").write_text(ran.stdout + ran.stderr)
         raise RefusedError(f"jars could not be fetched from Maven's central repository; see {folder / 'ivy.log'}, then run again")
+
+
+def copy_of_pyspark(server: str, folder: Path) -> None:
+    """Copy the jars of PySpark that `hadoop` or `metastore` needs, for an image without PySpark."""
+    wanted = hadoop_class_path() if server == "hadoop" else metastore_class_path()
+    (folder / "jars").mkdir(parents=True)
+    for jar in wanted:
+        if jar.is_relative_to(PYSPARK_JARS):
+            shutil.copy(jar, folder / "jars")
 
 
 def _sum(path: Path) -> str:
@@ -140,3 +151,18 @@ def metastore_class_path() -> list[Path]:
 def spark_class_path() -> list[Path]:
     """Jars that Spark's drivers and executors need beside their own (never in `spark.jars`: see docs/operations)."""
     return sorted((settings().jars_dir / "spark").glob("*.jar"))
+
+
+def main() -> None:
+    """Fetch the jars; with `copy SERVER FOLDER`, copy those of PySpark that a server needs."""
+    match sys.argv[1:]:
+        case []:
+            ensure()
+        case ["copy", "hadoop" | "metastore" as server, folder]:
+            copy_of_pyspark(server, Path(folder))
+        case _:
+            raise RefusedError("usage: python -m etl.stack.jars [copy hadoop|metastore FOLDER]")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 import shutil
@@ -15,6 +14,7 @@ from psycopg2 import sql
 
 from etl.databases import connect
 from etl.errors import RefusedError
+from etl.files import write
 from etl.settings import ROOT, Role, settings
 from etl.stack import machine
 
@@ -28,27 +28,28 @@ def folder() -> Path:
 
 
 def password(role: Role) -> str:
-    """Return a role's password from its file."""
-    return (settings().secrets_dir / f"{role}.password").read_text().strip()
+    """Return a role's password from the pgpass file.
+
+    Raises
+    ------
+    RefusedError
+        When the file has none for it.
+    """
+    path = settings().passfile
+    for line in path.read_text().splitlines() if path.exists() else []:
+        *_, user, secret = line.rsplit(":", 2)
+        if user == role:
+            return secret
+    raise RefusedError(f"{path} has no password of the role {role}; bash/stack.sh up writes one for the local servers")
 
 
 def ensure_secrets() -> None:
-    """Make a password file for each role, and the pgpass file from them; existing ones stay."""
-    own = settings().secrets_dir
-    own.mkdir(parents=True, exist_ok=True)
-    own.chmod(0o700)
-    for role in ROLES:
-        if not (own / f"{role}.password").exists():
-            _write_private(own / f"{role}.password", secrets.token_urlsafe(24) + "\n")
-    _write_private(own / "pgpass", "".join(f"*:*:*:{role}:{password(role)}\n" for role in ROLES))
-
-
-def _write_private(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123 - the mode must stand from the first byte
-        file.write(text)
-    partial.replace(path)
+    """Write a pgpass file with a password for each role where there is none."""
+    path = settings().passfile
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.chmod(0o700)
+    if not path.exists():
+        write(path, "".join(f"*:*:*:{role}:{secrets.token_urlsafe(24)}\n" for role in ROLES), private=True)
 
 
 def initialise() -> None:
@@ -78,7 +79,7 @@ def initialise() -> None:
         drop = {"user": user, "group": user, "extra_groups": []}
     # initdb reads the superuser's password from a file, which must be its own user's.
     password_file = data.with_name("postgres.password")
-    _write_private(password_file, password("postgres") + "\n")
+    write(password_file, password("postgres") + "\n", private=True)
     if machine.is_root():
         shutil.chown(password_file, settings().postgres_os_user)
     made = subprocess.run(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psycopg2
 
+from etl.errors import RefusedError
 from etl.settings import ROOT, settings
 from etl.stack import configuration, jars, machine, postgres
 
@@ -115,7 +116,7 @@ def spark_environment(reader: configuration.Reader) -> dict[str, str]:
         "SPARK_CONF_DIR": conf,
         "HADOOP_CONF_DIR": conf,
         "HADOOP_USER_NAME": settings().hdfs_user if reader == "loads" else settings().hdfs_readers_user,
-        "SPARK_LOCAL_IP": settings().host,
+        "SPARK_LOCAL_IP": configuration.own_address(),
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "LANG": "C.UTF-8",
     }
@@ -155,95 +156,100 @@ def _sql_server(reader: configuration.Reader) -> Server:
     )  # fmt: skip
 
 
+def _postgres() -> Server:
+    here = settings()
+    options = (f"port={here.port('postgres')}", f"listen_addresses={here.host}")
+    return Server(
+        "postgres",
+        [str(machine.postgres_bin() / "postgres"), "-D", str(postgres.folder()), *(part for option in options for part in ("-c", option))],
+        {"postgres": here.port("postgres")},
+        _postgres_ready,
+        os_user=here.postgres_os_user if machine.is_root() else None,
+        stop_signal="INT",
+    )
+
+
+def _namenode() -> Server:
+    here = settings()
+    return Server(
+        "namenode",
+        hadoop_java("256m", "org.apache.hadoop.hdfs.server.namenode.NameNode"),
+        {"namenode": here.port("namenode"), "namenode_http": here.port("namenode_http")},
+        _namenode_ready,
+    )
+
+
+def _datanode() -> Server:
+    here = settings()
+    return Server(
+        "datanode",
+        hadoop_java("256m", "org.apache.hadoop.hdfs.server.datanode.DataNode"),
+        {name: here.port(name) for name in ("datanode", "datanode_ipc", "datanode_http")},
+        _datanode_ready,
+        after=("namenode",),
+    )
+
+
+def _metastore(name: str, heap: str, after: tuple[str, ...]) -> Server:
+    port = settings().port(name)
+    return Server(
+        name,
+        metastore_java(name, heap, "org.apache.hadoop.hive.metastore.HiveMetaStore", "-p", str(port)),
+        {name: port},
+        _listens(port),
+        after=after,
+        environment=metastore_environment(name),
+    )
+
+
+def _mlflow() -> Server:
+    here = settings()
+    return Server(
+        "mlflow",
+        [
+            sys.executable, "-m", "mlflow", "server", "--host", here.host, "--port", str(here.port("mlflow")), "--workers", "1",
+            "--backend-store-uri", here.mlflow_tracking_uri,
+            "--default-artifact-root", here.models_path or (here.data_dir / "mlflow").as_uri(),
+        ],
+        {"mlflow": here.port("mlflow")},
+        _listens(here.port("mlflow")),
+        after=("postgres",),
+        # Its job runner would start eight processes that nobody asks for anything.
+        environment={
+            "PGPASSFILE": str(here.passfile),
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        },
+        group="mlflow",
+    )  # fmt: skip
+
+
+# In the order in which they start. An image has the programs of its own server only: each is described when it is asked for.
+_DESCRIBED: dict[str, Callable[[], Server]] = {
+    "postgres": _postgres,
+    "namenode": _namenode,
+    "datanode": _datanode,
+    "metastore": lambda: _metastore("metastore", "256m", ("postgres", "datanode")),
+    "readers_metastore": lambda: _metastore("readers_metastore", "192m", ("metastore",)),
+    "loads": lambda: _sql_server("loads"),
+    "readers": lambda: _sql_server("readers"),
+    "mlflow": _mlflow,
+}
+
+
+def one_server(name: str) -> Server:
+    """Return a server by its name.
+
+    Raises
+    ------
+    RefusedError
+        When there is no such server.
+    """
+    if name not in _DESCRIBED:
+        raise RefusedError(f"there is no server {name}; servers are {', '.join(_DESCRIBED)}")
+    return _DESCRIBED[name]()
+
+
 def all_servers() -> dict[str, Server]:
     """Return every server by name, in the order in which they start."""
-    here = settings()
-    servers = [
-        Server(
-            "postgres",
-            [
-                str(machine.postgres_bin() / "postgres"),
-                "-D",
-                str(postgres.folder()),
-                "-c",
-                f"port={here.port('postgres')}",
-                "-c",
-                f"listen_addresses={here.host}",
-            ],
-            {"postgres": here.port("postgres")},
-            _postgres_ready,
-            os_user=here.postgres_os_user if machine.is_root() else None,
-            stop_signal="INT",
-        ),
-        Server(
-            "namenode",
-            hadoop_java("256m", "org.apache.hadoop.hdfs.server.namenode.NameNode"),
-            {"namenode": here.port("namenode"), "namenode_http": here.port("namenode_http")},
-            _namenode_ready,
-        ),
-        Server(
-            "datanode",
-            hadoop_java("256m", "org.apache.hadoop.hdfs.server.datanode.DataNode"),
-            {
-                "datanode": here.port("datanode"),
-                "datanode_ipc": here.port("datanode_ipc"),
-                "datanode_http": here.port("datanode_http"),
-            },
-            _datanode_ready,
-            after=("namenode",),
-        ),
-        Server(
-            "metastore",
-            metastore_java("metastore", "256m", "org.apache.hadoop.hive.metastore.HiveMetaStore", "-p", str(here.port("metastore"))),
-            {"metastore": here.port("metastore")},
-            _listens(here.port("metastore")),
-            after=("postgres", "datanode"),
-            environment=metastore_environment("metastore"),
-        ),
-        Server(
-            "readers_metastore",
-            metastore_java(
-                "readers_metastore",
-                "192m",
-                "org.apache.hadoop.hive.metastore.HiveMetaStore",
-                "-p",
-                str(here.port("readers_metastore")),
-            ),
-            {"readers_metastore": here.port("readers_metastore")},
-            _listens(here.port("readers_metastore")),
-            after=("metastore",),
-            environment=metastore_environment("readers_metastore"),
-        ),
-        _sql_server("loads"),
-        _sql_server("readers"),
-        Server(
-            "mlflow",
-            [
-                sys.executable,
-                "-m",
-                "mlflow",
-                "server",
-                "--host",
-                here.host,
-                "--port",
-                str(here.port("mlflow")),
-                "--workers",
-                "1",
-                "--backend-store-uri",
-                here.mlflow_tracking_uri,
-                "--default-artifact-root",
-                here.models_path or (here.data_dir / "mlflow").as_uri(),
-            ],
-            {"mlflow": here.port("mlflow")},
-            _listens(here.port("mlflow")),
-            after=("postgres",),
-            # Its job runner would start eight processes that nobody asks for anything.
-            environment={
-                "PGPASSFILE": str(here.secrets_dir / "pgpass"),
-                "MLFLOW_DISABLE_TELEMETRY": "true",
-                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            },
-            group="mlflow",
-        ),
-    ]
-    return {server.name: server for server in servers}
+    return {name: describe() for name, describe in _DESCRIBED.items()}

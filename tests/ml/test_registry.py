@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from etl.errors import RefusedError
 from etl.settings import settings
 from ml import registry
 from ml.registry import SUM, ModelStoreError, Version, files_sum, read_files, write_files
 
 FILES = {"model.json": b"{}", "part/data/part-00000.parquet": b"PAR1"}
+
+
+@pytest.fixture(autouse=True)
+def _settings_read_anew() -> Iterator[None]:
+    yield
+    settings.cache_clear()
 
 
 @pytest.fixture
@@ -37,6 +45,29 @@ def test_missing_files_are_refused(version: Version):
         read_files(gone)
 
 
+def test_an_exported_champion_is_the_champion_of_whoever_names_its_folder(
+    version: Version, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    registry.export(version, tmp_path / "image")
+    monkeypatch.setenv("WAREHOUSE_MODEL_DIR", str(tmp_path / "image"))
+    settings.cache_clear()
+    found = registry.champion()
+    assert found is not None
+    assert (found.name, found.version, found.run_id, found.tags) == (version.name, version.version, version.run_id, version.tags)
+    assert read_files(found) == FILES
+
+
+def test_a_folder_without_a_manifest_is_no_exported_model(tmp_path: Path):
+    with pytest.raises(ModelStoreError, match=r"manifest.json is not the manifest of an exported model"):
+        registry.exported(tmp_path)
+
+
+def test_nothing_is_exported_over_another_model(version: Version, tmp_path: Path):
+    registry.export(version, tmp_path / "image")
+    with pytest.raises(RefusedError, match="is not empty"):
+        registry.export(version, tmp_path / "image")
+
+
 def test_only_folders_and_hdfs_are_read():
     with pytest.raises(ModelStoreError, match="only folders and HDFS"):
         read_files(Version("card_fraud", 1, "s3://bucket/model", "run", {}))
@@ -50,7 +81,7 @@ def test_the_sum_tells_names_and_contents_apart():
 def test_no_password_stands_in_the_tracking_address():
     uri = registry.tracking_uri()
     assert uri.startswith("postgresql+psycopg2://mlflow@")
-    assert uri.endswith(f"?passfile={settings().secrets_dir / 'pgpass'}")
+    assert uri.endswith(f"?passfile={settings().passfile}")
 
 
 def test_code_that_is_not_in_a_clone_has_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

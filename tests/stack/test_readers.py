@@ -110,7 +110,7 @@ def test_every_write_is_refused_and_changes_nothing(user: str) -> None:
 def test_every_read_of_a_local_file_is_refused(readers: Session) -> None:
     for statement in FILE_READS:
         with pytest.raises(WarehouseError):
-            readers.run(statement.format(secrets=settings().secrets_dir / "pgpass"))
+            readers.run(statement.format(secrets=settings().passfile))
 
 
 def test_a_file_stays_closed_when_the_session_lifts_the_setting(readers: Session) -> None:

@@ -1,0 +1,124 @@
+"""What a server needs before it starts, and what is made in it once it answers; twice is harmless."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+import psutil
+
+from etl.errors import RefusedError, WarehouseError
+from etl.settings import settings
+from etl.stack import jars, machine, postgres
+from etl.stack.servers import hadoop_java, metastore_environment, metastore_java
+
+DATABASES = ("raw", "core", "feature", "mart", "ops")
+
+
+def before(name: str) -> None:
+    """Make what a server needs before it starts."""
+    if step := _BEFORE.get(name):
+        step()
+
+
+def after(name: str) -> None:
+    """Make what the others expect in a server that answers."""
+    if step := _AFTER.get(name):
+        step()
+
+
+def make_folders() -> None:
+    """Make the folders of logs and scratch files; the readers' server owns its own."""
+    here = settings().data_dir
+    for name in ("tmp/hadoop", "tmp/loads", "tmp/readers", "logs", "run", "hdfs"):
+        (here / name).mkdir(parents=True, exist_ok=True)
+    if machine.has_own_reader(jars.SPARK_HOME):
+        user = settings().readers_os_user
+        machine.ensure_os_user(user)
+        shutil.chown(here / "tmp" / "readers", user)
+        if not machine.can_enter(user, here):
+            raise RefusedError(
+                f"{here} is out of reach for the system user {user}; set WAREHOUSE_DATA_DIR to a folder that every user may enter"
+            )
+
+
+def _format_namenode() -> None:
+    name = settings().data_dir / "hdfs" / "name"
+    mark = settings().data_dir / "hdfs" / "formatted"
+    if mark.exists():
+        return
+    # A format that was killed has no mark, and nothing was stored yet.
+    shutil.rmtree(name, ignore_errors=True)
+    command = hadoop_java("256m", "org.apache.hadoop.hdfs.server.namenode.NameNode", "-format", "-nonInteractive", "-force")
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        raise WarehouseError(f"the NameNode's folder {name} could not be formatted: {ran.stderr.strip()[-500:]}")
+    mark.touch()
+
+
+def _make_metastore_schema() -> None:
+    from etl.databases import opened
+
+    with opened("metastore", "metastore") as session, session.cursor() as cursor:
+        cursor.execute("SELECT to_regclass('public.\"VERSION\"')")
+        row = cursor.fetchone()
+        if row and row[0]:
+            cursor.execute('SELECT 1 FROM "VERSION"')
+            if cursor.fetchone():
+                return
+        # A schema whose making was killed has no version row; it is made anew.
+        cursor.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    main = "org.apache.hadoop.hive.metastore.tools.MetastoreSchemaTool"
+    ran = subprocess.run(
+        metastore_java("metastore", "256m", main, "-dbType", "postgres", "-initSchema"),
+        env={**os.environ, **metastore_environment("metastore")}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if ran.returncode:
+        raise WarehouseError(f"the metastore's schema could not be made: {(ran.stderr or ran.stdout).strip()[-500:]}")
+
+
+def _make_hdfs_folders() -> None:
+    import hdfs
+
+    here = settings()
+    # The superuser of HDFS is whoever runs the NameNode.
+    client = hdfs.InsecureClient(here.webhdfs_url, user=psutil.Process().username())
+    for path, owner, mode in (
+        ("/", None, "755"),
+        ("/tmp", None, "1777"),  # noqa: S108 - a folder of HDFS
+        ("/tmp/hive-loads", here.hdfs_user, "700"),  # noqa: S108
+        ("/tmp/hive-readers", here.hdfs_readers_user, "700"),  # noqa: S108
+        (f"/user/{here.hdfs_user}", here.hdfs_user, "755"),
+        (here.warehouse_path, here.hdfs_user, "755"),
+        *((f"{here.warehouse_path}/{database}", here.hdfs_user, "755") for database in DATABASES),
+        # Personal data: closed to everybody but the loads.
+        (f"{here.warehouse_path}/core/customers_personal", here.hdfs_user, "700"),
+        (f"{here.warehouse_path}/raw/customers", here.hdfs_user, "700"),
+    ):
+        if client.status(path, strict=False) is None:
+            client.makedirs(path)
+        if owner:
+            client.set_owner(path, owner=owner, group=owner)
+        client.set_permission(path, mode)
+
+
+def _make_hive_databases() -> None:
+    from etl.sql_server import session
+
+    with session() as opened:
+        existing = {row[0] for row in opened.run("SHOW DATABASES")}
+        for database in DATABASES:
+            if database not in existing:
+                opened.run(
+                    f"CREATE DATABASE IF NOT EXISTS {database} LOCATION '{settings().hdfs_uri}{settings().warehouse_path}/{database}'"
+                )
+
+
+_BEFORE = {"postgres": postgres.initialise, "namenode": _format_namenode, "metastore": _make_metastore_schema}
+_AFTER = {
+    "postgres": postgres.ensure_databases,
+    "datanode": _make_hdfs_folders,
+    "metastore": postgres.grant_metastore_reader,
+    "loads": _make_hive_databases,
+}
