@@ -1,8 +1,19 @@
 #!/usr/bin/env bash
 # Set up, start the local stack, run the whole warehouse on it and print a summary. Twice is harmless and fast.
-# Usage: bash/demo.sh [--input FILE|DIR]
-#   --input   Parquet or CSV with the columns of the Fraud Detection Handbook's data; without it, a simulated bank
+# Usage: bash/demo.sh [--compose] [--input FILE|DIR]
+#   --compose  on the servers of docker/compose.yaml, in a container: nothing but Docker is needed here
+#   --input    Parquet or CSV with the columns of the Fraud Detection Handbook's data; without it, a simulated bank
 # Stopped by Ctrl-C, it goes on where it was when it is run again.
 source "$(dirname "$0")/lib.sh"
+if [ "${1:-}" = --compose ]; then
+  shift
+  mount=()
+  if [ "${1:-}" = --input ]; then
+    mount=(--volume "$(realpath "${2:?--input needs a file or folder}"):/input:ro")
+    set -- --input /input
+  fi
+  ${COMPOSE:-docker compose} -f "$ROOT/docker/compose.yaml" --profile verbs run --rm "${mount[@]}" warehouse python -m etl.demo --servers-run "$@"
+  exit
+fi
 "$ROOT/bash/setup.sh"
 py etl.demo "$@"

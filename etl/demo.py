@@ -281,14 +281,17 @@ def main() -> None:
     """Parse the command line, run the main job and print the summary."""
     parser = argparse.ArgumentParser(prog="bash/demo.sh", description=__doc__)
     parser.add_argument("--input", type=Path, metavar="FILE|DIR", help="Parquet or CSV with the Handbook's columns; default: simulate")
-    given = parser.parse_args().input
+    parser.add_argument("--servers-run", action="store_true", help="start no servers: those of the settings run already")
+    arguments = parser.parse_args()
+    given = arguments.input
     if given is not None and not given.exists():
         raise RefusedError(f"there is no file or folder {given}; give a Parquet or CSV file, or leave --input out to simulate")
     folder = settings().data_dir / "demo" / "input"
     progress = Progress.of(settings().data_dir / "demo" / "progress.json", describe(given))
     if not progress.path.exists():
         progress.save()
-    first = [Step("servers", verb("stack", "up"), is_once=False), prepare(given, folder)]
+    start = [] if arguments.servers_run else [Step("servers", verb("stack", "up"), is_once=False)]
+    first = [*start, prepare(given, folder)]
     run(first, progress, 0)
     # Which days follow is known when the input has been read.
     steps = [*load_steps(folder), *LOOK_STEPS]

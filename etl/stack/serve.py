@@ -55,6 +55,10 @@ def prepare(names: list[str]) -> None:
     for name in names:
         if name == "secrets":
             postgres.ensure_secrets()
+            # Postgres's own image and the readers' metastore get theirs and no other.
+            folder = settings().passfile.parent
+            write(folder / "postgres.password", postgres.password("postgres"), private=True)
+            write(folder / "readers" / "pgpass", f"*:*:*:metastore_reader:{postgres.password('metastore_reader')}\n", private=True)
         else:
             preparation.after(name)
         logger.info("prepared", server=name)

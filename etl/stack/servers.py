@@ -51,7 +51,7 @@ def _get(url: str) -> dict[str, object]:
 
 
 def _jmx(bean: str) -> dict[str, object]:
-    url = f"http://{settings().host}:{settings().port('namenode_http')}/jmx?qry=Hadoop:service=NameNode,name={bean}"
+    url = f"{settings().webhdfs_url}/jmx?qry=Hadoop:service=NameNode,name={bean}"
     return _get(url)["beans"][0]  # type: ignore[index]
 
 
@@ -79,7 +79,8 @@ def _sql_ready(reader: configuration.Reader) -> Callable[[], bool]:
     def ready() -> bool:
         from etl.sql_server import session
 
-        if not machine.answers(settings().host, settings().port(reader)):
+        host = settings().loads_host if reader == "loads" else settings().readers_host
+        if not machine.answers(host, settings().port(reader)):
             return False
         with session(reader) as opened:
             return opened.run("SELECT 1") == [(1,)]

@@ -1,0 +1,183 @@
+"""The images, really built and run: user, read-only root, nothing to write or to compile with, health, and a load by the warehouse image.
+
+They run on this machine's network, so that they reach the local stack of the tests. CONTAINER_TOOL names docker or podman;
+CONTAINER_BUILD_OPTIONS is what bash/build_images.sh takes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from etl.settings import ROOT, settings
+from etl.sql_server import Session
+from ml import registry
+from tests.postgres import rows
+
+pytestmark = pytest.mark.slow
+
+TAG = "test"
+IMAGES = ("warehouse", "sql-server", "hadoop", "metastore", "api")
+MEGABYTES = {"warehouse": 1300, "api": 300}
+WRITABLE = {"/tmp", "/var/lib/warehouse", "/run/secrets/warehouse", "/var/tmp", "/run/lock"}
+SAFE = ("--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges", "--tmpfs", "/tmp", "--network", "host")
+
+
+def run(*command: str | Path, expect: int = 0) -> str:
+    told = subprocess.run(command, capture_output=True, text=True)
+    assert told.returncode == expect, f"{' '.join(map(str, command))}: {told.returncode}\n{told.stdout[-2000:]}\n{told.stderr[-2000:]}"
+    return told.stdout
+
+
+@pytest.fixture(scope="session")
+def tool() -> str:
+    found = os.environ.get("CONTAINER_TOOL") or next((one for one in ("docker", "podman") if shutil.which(one) and works(one)), "")
+    assert found, "these tests need docker or podman"
+    return found
+
+
+def works(tool: str) -> bool:
+    return subprocess.run([tool, "info"], capture_output=True).returncode == 0
+
+
+@pytest.fixture(scope="session")
+def built(tool: str) -> dict[str, int]:
+    """Sizes of the images in bytes, built now."""
+    environment = {**os.environ, "CONTAINER_TOOL": tool}
+    told = subprocess.run([ROOT / "bash" / "build_images.sh", "--tag", TAG, *IMAGES], env=environment, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr[-3000:]
+    return {image: int(run(tool, "image", "inspect", "--format", "{{.Size}}", f"card-fraud/{image}:{TAG}")) for image in IMAGES}
+
+
+def in_image(tool: str, image: str, *command: str) -> str:
+    """Return what a command in an image prints, with nothing but its own files."""
+    return run(tool, "run", "--rm", "--entrypoint", "", "--cap-drop", "all", f"card-fraud/{image}:{TAG}", *command)
+
+
+@pytest.mark.parametrize("image", MEGABYTES)
+def test_an_image_is_small(built: dict[str, int], image: str):
+    print(image, built[image])
+    assert built[image] < MEGABYTES[image] * 1_000_000
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_an_image_runs_as_its_own_user(tool: str, built: dict[str, int], image: str):
+    assert in_image(tool, image, "id").startswith("uid=10001(warehouse) gid=10001(warehouse)")
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_its_user_may_write_nothing_but_the_folders_that_are_mounted(tool: str, built: dict[str, int], image: str):
+    looked = in_image(tool, image, "sh", "-c", "find / -xdev -writable \\( -type d -o -type f \\) -not -path '/proc/*' -not -path '/dev/*'")
+    assert set(looked.split()) <= WRITABLE
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_no_compiler_package_cache_or_installer_is_left(tool: str, built: dict[str, int], image: str):
+    script = "for x in gcc cc javac pip pip3 uv git curl; do command -v $x; done; ls /var/lib/apt/lists /var/cache/apt/archives/*.deb 2>/dev/null; true"
+    assert [line for line in in_image(tool, image, "sh", "-c", script).split() if line != "/var/lib/apt/lists:"] == []
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_an_image_says_what_it_is(tool: str, built: dict[str, int], image: str):
+    labels = json.loads(run(tool, "image", "inspect", f"card-fraud/{image}:{TAG}"))[0]["Config"]["Labels"]
+    assert labels["org.opencontainers.image.title"] == f"card-fraud/{image}"
+    assert labels["org.opencontainers.image.version"] == TAG
+    assert len(labels["org.opencontainers.image.revision"].removesuffix("-dirty")) == 40
+
+
+@contextmanager
+def started(tool: str, image: str, *command: str, folder: Path, **environment: object) -> Iterator[str]:
+    """Run a server's image until it answers its own health check; gives the container's name."""
+    name = f"warehouse-test-{'-'.join(command) or image}"
+    subprocess.run([tool, "rm", "--force", name], capture_output=True)
+    options = [part for key, value in environment.items() for part in ("--env", f"WAREHOUSE_{key.upper()}={value}")]
+    mounts = [f"{folder}:/var/lib/warehouse", f"{settings().passfile}:/run/secrets/warehouse/pgpass:ro"]
+    run(tool, "run", "--detach", "--name", name, *SAFE, *options, *(part for mount in mounts for part in ("--volume", mount)),
+        f"card-fraud/{image}:{TAG}", *command)  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        check = json.loads(run(tool, "image", "inspect", f"card-fraud/{image}:{TAG}"))[0]["Config"]["Healthcheck"]["Test"][1:]
+        while subprocess.run([tool, "exec", name, *check], capture_output=True).returncode:
+            logs = subprocess.run([tool, "logs", name], capture_output=True, text=True)
+            assert time.monotonic() < deadline, logs.stdout[-2000:] + logs.stderr[-2000:]
+            time.sleep(1)
+        yield name
+    finally:
+        run(tool, "rm", "--force", name)
+
+
+@pytest.fixture
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder that the images' user may write."""
+    made = tmp_path_factory.mktemp("data")
+    os.chown(made, 10001, 10001)
+    return made
+
+
+@pytest.fixture
+def secrets(folder: Path) -> dict[str, object]:
+    """The stack's own addresses, and its passwords as the images' user may read them."""
+    copy = folder / "pgpass"
+    copy.write_text(settings().passfile.read_text())
+    os.chown(copy, 10001, 10001)
+    copy.chmod(0o600)
+    return {"port_offset": settings().port_offset, "pgpass_file": "/var/lib/warehouse/pgpass"}
+
+
+def test_the_api_answers(tool: str, built: dict[str, int], folder: Path):
+    with started(tool, "api", folder=folder, api_host="127.0.0.1", api_port=28080):
+        pass
+
+
+def test_hadoop_stores_files(tool: str, built: dict[str, int], folder: Path):
+    ports = {"port_offset": settings().port_offset + 500, "host": "127.0.0.1"}
+    with (
+        started(tool, "hadoop", "namenode", folder=folder, **ports),
+        started(tool, "hadoop", "datanode", folder=folder, **ports),
+    ):
+        import hdfs
+
+        client = hdfs.InsecureClient(f"http://127.0.0.1:{settings().port('namenode_http') + 500}", user="warehouse")
+        client.write("/hello", b"stored")
+        with client.read("/hello") as reader:
+            assert reader.read() == b"stored"
+
+
+def test_the_metastore_and_the_sql_server_answer(tool: str, built: dict[str, int], folder: Path, secrets: dict[str, object], hive: Session):
+    expected = hive.run("SHOW DATABASES")
+    own = {**secrets, "host": "127.0.0.1", "metastore_port": 9085, "loads_port": 10003, "connect_port": 15004}
+    with started(tool, "metastore", "metastore", folder=folder, **own), started(tool, "sql-server", "loads", folder=folder, **own) as loads:
+        asked = "from etl.sql_server import session\nwith session() as s: print(s.run('SHOW DATABASES'))"
+        assert run(tool, "exec", loads, "python", "-c", asked).strip() == str(expected)
+
+
+def test_the_warehouse_image_loads_a_table(tool: str, built: dict[str, int], folder: Path, secrets: dict[str, object], hive: Session):
+    rows("DELETE FROM bank.terminals")
+    rows("INSERT INTO bank.terminals SELECT n, 'terminal ' || n, 'BE', 'fuel' FROM generate_series(1, 25) n")
+    options = [part for key, value in secrets.items() for part in ("--env", f"WAREHOUSE_{key.upper()}={value}")]
+    told = run(tool, "run", "--rm", *SAFE, *options, "--volume", f"{folder}:/var/lib/warehouse", f"card-fraud/warehouse:{TAG}",
+               "bash/load.sh", "full", "terminals")  # fmt: skip
+    assert "error" not in told
+    assert hive.run("SELECT count(*), max(terminal_id) FROM core.terminals") == [(25, 25)]
+
+
+def test_the_model_image_holds_the_champion(tool: str, built: dict[str, int], folder: Path):
+    files = {"model.json": b"{}", "part/data": b"trees"}
+    with registry.tracked("image", {}) as run_id:
+        version = registry.register(run_id, files, {"model": "image"})
+    registry.promote(version)
+    environment = {**os.environ, "CONTAINER_TOOL": tool}
+    told = subprocess.run([ROOT / "bash" / "build_images.sh", "--tag", TAG, "model"], env=environment, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr[-3000:]
+    asked = "from ml import registry; v = registry.champion(); print(v.version, sorted(registry.read_files(v)))"
+    image = f"fraud-score:{version.version}"
+    given = run(tool, "run", "--rm", "--entrypoint", "", *SAFE, "--volume", f"{folder}:/var/lib/warehouse", image, "python", "-c", asked)
+    assert given.strip() == f"{version.version} ['model.json', 'part/data']"
