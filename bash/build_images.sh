@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Build the images with docker, podman or buildah, whichever works here, and print their sizes.
-# Usage: bash/build_images.sh [--tag TAG] [IMAGE...]
+# Usage: bash/build_images.sh [--tag TAG] [--push REGISTRY] [IMAGE...]
 #   --tag   by default the version in pyproject.toml
+#   --push  also push them, as REGISTRY/<image>
 #   IMAGE   warehouse sql-server hadoop metastore api jenkins (all of these by default), or
 #           model: fraud-score:<version>, the champion baked in (needs the warehouse image and the servers)
 # CONTAINER_TOOL names the tool, CONTAINER_BUILD_OPTIONS adds options to each build.
@@ -9,10 +10,15 @@
 source "$(dirname "$0")/lib.sh"
 
 tag=$(sed -n 's/^version = "\(.*\)"/\1/p' "$ROOT/pyproject.toml")
-if [ "${1:-}" = --tag ]; then
-  tag=${2:?--tag needs a value}
+registry=
+while [[ "${1:-}" = --* ]]; do
+  case $1 in
+  --tag) tag=${2:?--tag needs a value} ;;
+  --push) registry=${2:?--push needs a registry} ;;
+  *) usage >&2 && exit 2 ;;
+  esac
   shift 2
-fi
+done
 tool=${CONTAINER_TOOL:-}
 for one in docker podman buildah; do
   [ -n "$tool" ] || ! "$one" info >/dev/null 2>&1 || tool=$one
@@ -31,6 +37,10 @@ build() {
   "$tool" build "${options[@]}" --build-arg "VERSION=${name##*:}" --build-arg "COMMIT=$commit" -t "$name" "$@" "$context" >&2
   bytes=$("$tool" inspect --format '{{.Size}}' --type image "$name" 2>/dev/null || "$tool" images --format '{{.Size}}' "$name")
   printf '%s\t%s\n' "$name" "$bytes"
+  if [ -n "$registry" ]; then
+    "$tool" tag "$name" "$registry/$name"
+    "$tool" push "$registry/$name" >&2
+  fi
 }
 
 [ $# -gt 0 ] || set -- warehouse sql-server hadoop metastore api jenkins
@@ -44,7 +54,7 @@ for image in "$@"; do
     folder=$(mktemp -d)
     trap 'rm -rf "$folder"' EXIT
     version=$(py ml.export "$folder/model")
-    build "fraud-score:$version" "$folder/model" -f "$ROOT/docker/model/Dockerfile" --build-arg "WAREHOUSE=card-fraud/warehouse:$tag"
+    build "fraud-score:$version" "$folder/model" -f "$ROOT/docker/model/Dockerfile" --build-arg "WAREHOUSE=${registry:+$registry/}card-fraud/warehouse:$tag"
     ;;
   *)
     usage >&2
