@@ -64,14 +64,15 @@ def _datanode_ready() -> bool:
 
 
 def _resourcemanager_ready() -> bool:
-    return _yarn_page("info")["state"] == "STARTED"
+    return yarn_page("info")["state"] == "STARTED"
 
 
 def _nodemanager_ready() -> bool:
-    return _yarn_page("metrics")["activeNodes"] != 0
+    return yarn_page("metrics")["activeNodes"] != 0
 
 
-def _yarn_page(name: str) -> dict[str, object]:
+def yarn_page(name: str) -> dict[str, object]:
+    """Return what the ResourceManager tells of its cluster: `info`, `metrics`."""
     here = settings()
     return _get(f"http://{here.resourcemanager_host}:{here.port('resourcemanager_http')}/ws/v1/cluster/{name}")
 
