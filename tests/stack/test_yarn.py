@@ -59,16 +59,15 @@ def all_verbs(master: str, hive: Session) -> Ended:
             env={**os.environ, "WAREHOUSE_SPARK_MASTER": master}, capture_output=True, text=True, check=False, timeout=600,
         )  # fmt: skip
         assert told.returncode == 0, told.stderr[-3000:]
-    names = [row[0] for row in hive.run("DESCRIBE feature.transactions") if row[0] and not row[0].startswith("#")]
-    features = sorted(hive.run("SELECT * FROM feature.transactions"))
-    columns = {name: np.array([row[at] for row in features], dtype=object) for at, name in enumerate(names)}
+    names, features = hive.query("SELECT * FROM feature.transactions ORDER BY transaction_id")
+    columns = dict(zip(names, zip(*features, strict=True), strict=True))
     found = sorted(registry.client().search_model_versions("name='card_fraud'"), key=lambda version: int(version.version))
     scores = []
     for version in found:
         model = models.load(
             registry.read_files(registry.Version("card_fraud", int(version.version), version.source, version.run_id, version.tags))
         )
-        rows = models.matrix({name: columns[name].astype(float) for name in model.features}, model.features)
+        rows = models.matrix({name: np.array(columns[name], float) for name in model.features}, model.features)
         scores.append(model.probability(rows))
     told_of = ("model", "average_precision", "train_from", "test_from")
     return Ended(
