@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import select
+import signal
 import sys
 from collections.abc import Callable
 
@@ -47,15 +50,37 @@ logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 def run_main(main: Callable[[], int | None]) -> None:
     """Run a verb's `main` and end the process with its exit code.
 
-    Errors of this project end in one sentence; anything else keeps its traceback, for it is a defect.
+    Errors of this project end in one sentence; anything else keeps its traceback, for it is a defect. A reader of its
+    output that goes away, as `head` does, ends it without a word, with the exit code that a shell gives for SIGPIPE.
     """
     configure()
     try:
-        code = main() or 0
+        code = _run(main)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not (left := [stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream.fileno())]):
+            # A connection to a server broke.
+            raise
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in left:
+            # Python writes at its end what is still held back.
+            os.dup2(nowhere, stream.fileno())
+        code = 128 + signal.SIGPIPE
+    sys.exit(code)
+
+
+def _run(main: Callable[[], int | None]) -> int:
+    try:
+        return main() or 0
     except WarehouseError as error:
         print(f"error: {error}", file=sys.stderr)
-        code = error.exit_code
+        return error.exit_code
     except KeyboardInterrupt:
         print("interrupted; nothing is lost, run the same command again", file=sys.stderr)
-        code = 130
-    sys.exit(code)
+        return 130
+
+
+def _has_no_reader(descriptor: int) -> bool:
+    asked = select.poll()
+    asked.register(descriptor, 0)
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in asked.poll(0))

@@ -21,7 +21,12 @@ def console() -> Console:
     """Return the console of standard output."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, highlight=False)
+    class Screen(Console):
+        def on_broken_pipe(self) -> None:
+            # As for whatever else is printed: run_main ends the verb.
+            raise
+
+    return Screen(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, highlight=False)
 
 
 @contextmanager

@@ -50,6 +50,7 @@ class Settings(BaseSettings):
     readers_host: str = Field("127.0.0.1", description="HiveServer2-protocol server of Power BI and analysts")
     readers_port: int = Field(10000, description="port of the readers server")
     mlflow_port: int = Field(5000, description="port of MLflow's page")
+    resourcemanager_host: str = Field("127.0.0.1", description="YARN ResourceManager")
     resourcemanager_port: int = Field(8032, description="port of the YARN ResourceManager")
     resourcemanager_http_port: int = Field(8088, description="port of the ResourceManager's page")
     scheduler_port: int = Field(8030, description="port of the ResourceManager's scheduler")
@@ -77,6 +78,14 @@ class Settings(BaseSettings):
     as_of: str = Field("", description="'now' for features, training and scoring, ISO 8601; empty: newest transaction")
     git_commit: str = Field("", description="commit of this code, in an image; empty: asked of git")
     log_format: Literal["text", "json"] = Field("text", description="log lines for people (text) or machines (json)")
+
+    spark_executors: int = Field(2, ge=1, description="executors of a job on YARN or Kubernetes")
+    spark_executor_cores: int = Field(1, ge=1, description="tasks that an executor runs at a time")
+    spark_executor_memory: str = Field("1g", description="heap of an executor; its Python workers get three quarters of that beside it")
+    spark_driver_host: str = Field("", description="address at which executors elsewhere reach the driver; empty: this machine's loopback")
+    spark_driver_pod: str = Field("", description="name of the pod that the driver runs in: executors on Kubernetes end with it")
+    spark_image: str = Field("card-fraud/warehouse", description="image of executors on Kubernetes")
+    spark_namespace: str = Field("default", description="namespace of executors on Kubernetes")
 
     def port(self, name: str) -> int:
         """Return the port of a server, offset included; `name` is a field without `_port`."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from etl import ops
-from etl.errors import RefusedError
+from etl.errors import BusyError, RefusedError
 from etl.log import logger, run_main
 from etl.settings import settings
 from etl.sql_server import Session, StatementError, literal, session
@@ -273,6 +273,13 @@ def _publish(spark: SparkSession, server: Session, todo: Pending, champion: Vers
     from ml.spark import ship
 
     started = time.monotonic()
+    # The server may be committing for a dead run at this very moment.
+    for (left,) in server.run(f"SELECT name FROM {TABLE}.refs WHERE type = 'BRANCH' AND name LIKE '{BRANCH}%'"):
+        server.commit(f"ALTER TABLE {TABLE} DROP BRANCH IF EXISTS `{left}`")
+    branch = f"{BRANCH}_{this.run_id.replace('-', '_')}"
+    server.commit(f"ALTER TABLE {TABLE} CREATE OR REPLACE BRANCH {branch}")
+    # Before anything is read: what others publish from now on, this run does not build on.
+    ((began,),) = server.run(f"SELECT snapshot_id FROM {TABLE}.refs WHERE name = '{branch}'")
     reader = spark.read.option("versionAsOf", todo.snapshot).option("split-size", SPLIT_BYTES).option("file-open-cost", OPEN_BYTES)
     everything = reader.table(SOURCE)
     if todo.days is not None:
@@ -296,11 +303,6 @@ def _publish(spark: SparkSession, server: Session, todo: Pending, champion: Vers
     predictions = rows.select(*KEYS, *(name for name in model.features if name in have and name not in KEYS)).mapInArrow(run, _ddl(schema))
 
     waits = todo.as_of is not None and everything.where(F.col("transacted_at") > F.timestamp_micros(F.lit(todo.as_of))).isEmpty() is False
-    # The server may be committing for a dead run at this very moment.
-    for (left,) in server.run(f"SELECT name FROM {TABLE}.refs WHERE type = 'BRANCH' AND name LIKE '{BRANCH}%'"):
-        server.commit(f"ALTER TABLE {TABLE} DROP BRANCH IF EXISTS `{left}`")
-    branch = f"{BRANCH}_{this.run_id.replace('-', '_')}"
-    server.commit(f"ALTER TABLE {TABLE} CREATE OR REPLACE BRANCH {branch}")
     writer = (
         predictions.writeTo(f"{TABLE}.branch_{branch}")
         .option(f"snapshot-property.{SCORED}", str(todo.snapshot))
@@ -311,11 +313,29 @@ def _publish(spark: SparkSession, server: Session, todo: Pending, champion: Vers
         # Rows come day by day, as they lie in the files: no shuffle needed, a few files are open at a time.
         writer = writer.option("distribution-mode", "none").option("fanout-enabled", "true")
     writer.append()
-    (before, after) = server.commit(f"CALL system.fast_forward('{TABLE}', 'main', '{branch}')")[0][1:]
+    (before, after) = _fast_forward(server, branch, began)
     server.commit(f"ALTER TABLE {TABLE} DROP BRANCH IF EXISTS {branch}")
     ((added,),) = server.run(f"SELECT summary['added-records'] FROM {TABLE}.snapshots WHERE snapshot_id = {after}")
     logger.info("published", table=TABLE, rows=int(added or 0), snapshot=after, before=before, seconds=round(time.monotonic() - started, 1))
     return int(added or 0)
+
+
+def _fast_forward(server: Session, branch: str, began: int) -> tuple[int | None, int]:
+    """Move the table to a run's branch; returns its snapshots before and after.
+
+    The lock of a run is lost with its connection, and another run may then have published. Iceberg moves a table only
+    to what descends from it; but a write to a branch that the other run dropped makes it anew on top of the table.
+    """
+    written = server.run(f"SELECT parent_id FROM {TABLE}.refs JOIN {TABLE}.snapshots USING (snapshot_id) WHERE name = '{branch}'")
+    try:
+        if written == [(began,)]:
+            before, after = server.commit(f"CALL system.fast_forward('{TABLE}', 'main', '{branch}')")[0][1:]
+            return before, after
+    except StatementError as error:
+        if "ancestor" not in str(error) and "does not exist" not in str(error):
+            raise
+    server.commit(f"ALTER TABLE {TABLE} DROP BRANCH IF EXISTS {branch}")
+    raise BusyError(f"another run published {TABLE} while this one, its lock lost, still scored; nothing of this one is in it, run again")
 
 
 def _unscored(spark: SparkSession, rows: DataFrame) -> DataFrame:

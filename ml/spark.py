@@ -10,12 +10,14 @@ import atexit
 import contextlib
 import logging
 import os
+import re
 import runpy
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etl.errors import RefusedError, UnavailableError
+from etl.log import run_main
 from etl.screens import Update, progress
 from etl.settings import ROOT, settings
 from etl.stack import machine
@@ -31,6 +33,9 @@ SUBMITTED = "--submitted"
 """First argument of this module when spark-submit runs it as the driver."""
 
 CONNECT_VARIABLES = ("SPARK_REMOTE", "SPARK_LOCAL_REMOTE", "SPARK_API_MODE", "SPARK_CONNECT_MODE_ENABLED")
+
+EXECUTOR_POD = ROOT / "ml" / "executor_pod.yaml"
+"""What Spark's own options cannot say of an executor's pod."""
 
 RETRIES = 5
 """How often a call is tried again while the server does not answer: some seventeen seconds in all."""
@@ -138,22 +143,80 @@ def _run_module(arguments: list[str]) -> None:
     runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
 
 
+def submit_options(master: str) -> dict[str, object]:
+    """Return what a job under spark-submit has beside the configuration of the loads.
+
+    Parameters
+    ----------
+    master
+        As the setting `spark_master` names it.
+
+    Raises
+    ------
+    RefusedError
+        When the master is none of those that are known, or executors could not reach the driver.
+    """
+    from etl.stack import jars
+
+    here = settings()
+    # The loads server's Connect port is its own, and workers elsewhere do not have this project's modules.
+    options: dict[str, object] = {"spark.plugins": "", "spark.python.daemon.module": "pyspark.daemon"}
+    if re.fullmatch(r"local(\[.+\])?", master):
+        return options
+    elsewhere = {
+        **options,
+        "spark.submit.deployMode": "client",
+        "spark.executor.instances": here.spark_executors,
+        "spark.executor.cores": here.spark_executor_cores,
+        "spark.executor.memory": here.spark_executor_memory,
+        "spark.executor.memoryOverheadFactor": 0.75,
+        # Whoever reaches the driver's port could run code in it.
+        "spark.authenticate": "true",
+        "spark.executorEnv.PYTHONPATH": ROOT,
+        "spark.executorEnv.PYTHONDONTWRITEBYTECODE": "1",
+    }
+    if here.spark_driver_host:
+        elsewhere |= {"spark.driver.host": here.spark_driver_host, "spark.driver.bindAddress": here.spark_driver_host}
+    if master == "yarn":
+        # Nodes have Java, jars, Python and this project at the same places: nothing is uploaded.
+        return elsewhere | {
+            "spark.yarn.jars": f"local:{jars.PYSPARK_JARS}/*",
+            "spark.yarn.am.memory": "512m",
+            "spark.yarn.appMasterEnv.JAVA_HOME": machine.java_home(),
+            "spark.executorEnv.JAVA_HOME": machine.java_home(),
+        }
+    if master.startswith("k8s://"):
+        if not here.spark_driver_host:
+            raise RefusedError("spark_driver_host is empty: executors on Kubernetes need the driver's address, in a pod the pod's own")
+        kubernetes = {
+            "container.image": here.spark_image,
+            "namespace": here.spark_namespace,
+            "executor.podTemplateFile": EXECUTOR_POD,
+            "executor.limit.cores": here.spark_executor_cores,
+            # Executors read no configuration: jobs send theirs along, and the driver needs no right to make ConfigMaps.
+            "executor.disableConfigMap": "true",
+        }
+        if here.spark_driver_pod:
+            kubernetes["driver.pod.name"] = here.spark_driver_pod
+        return elsewhere | {f"spark.kubernetes.{name}": value for name, value in kubernetes.items()}
+    raise RefusedError(f"spark_master is {master}: it may be connect, local[*], yarn or k8s://...")
+
+
 def _submit(arguments: list[str]) -> None:
     """Become spark-submit, with the configuration of the loads and this module as the driver."""
     from etl.stack import configuration, jars
     from etl.stack.servers import spark_environment
 
     here = settings()
-    properties = configuration.folder("loads") / "spark-defaults.conf"
-    if not properties.exists():
-        raise RefusedError(f"{properties} is missing; bash/stack.sh up writes it")
+    options = submit_options(here.spark_master)
+    # A container or an agent has no stack that would have made these.
+    configuration.write_server("loads")
+    (here.data_dir / "tmp" / "loads").mkdir(parents=True, exist_ok=True)
     command = [
         str(jars.SPARK_HOME / "bin" / "spark-submit"),
         "--master", here.spark_master,
-        "--properties-file", str(properties),
-        # The loads server's Connect port is its own, and workers elsewhere do not have this project's modules.
-        "--conf", "spark.plugins=",
-        "--conf", "spark.python.daemon.module=pyspark.daemon",
+        "--properties-file", str(configuration.folder("loads") / "spark-defaults.conf"),
+        *(part for name, value in options.items() for part in ("--conf", f"{name}={value}")),
         "--name", arguments[0],
         str(Path(__file__)), SUBMITTED, *arguments,
     ]  # fmt: skip
@@ -177,4 +240,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

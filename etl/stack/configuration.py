@@ -85,6 +85,50 @@ def hdfs_site() -> dict[str, object]:
     }
 
 
+def yarn_site() -> dict[str, object]:
+    """Properties of YARN: one ResourceManager, one NodeManager, and memory for a machine of two cores."""
+    here = settings()
+    manager = here.resourcemanager_host
+    return {
+        "yarn.resourcemanager.hostname": manager,
+        "yarn.resourcemanager.bind-host": here.host,
+        "yarn.resourcemanager.address": f"{manager}:{here.port('resourcemanager')}",
+        "yarn.resourcemanager.scheduler.address": f"{manager}:{here.port('scheduler')}",
+        "yarn.resourcemanager.resource-tracker.address": f"{manager}:{here.port('tracker')}",
+        "yarn.resourcemanager.webapp.address": f"{manager}:{here.port('resourcemanager_http')}",
+        # Nobody administers it: any free port.
+        "yarn.resourcemanager.admin.address": f"{manager}:0",
+        "yarn.resourcemanager.am.max-attempts": 1,
+        "yarn.nodemanager.hostname": own_address(),
+        "yarn.nodemanager.bind-host": here.host,
+        "yarn.nodemanager.address": f"{own_address()}:0",
+        "yarn.nodemanager.localizer.address": f"{own_address()}:{here.port('nodemanager')}",
+        "yarn.nodemanager.webapp.address": f"{own_address()}:{here.port('nodemanager_http')}",
+        "yarn.nodemanager.local-dirs": here.data_dir / "tmp" / "yarn",
+        "yarn.nodemanager.log-dirs": here.data_dir / "logs" / "yarn",
+        "yarn.nodemanager.log.retain-seconds": 86400,
+        # A driver's own AM and two executors with their Python workers; more waits its turn.
+        "yarn.nodemanager.resource.memory-mb": 5120,
+        "yarn.nodemanager.resource.cpu-vcores": 4,
+        "yarn.scheduler.minimum-allocation-mb": 128,
+        # Java reserves far more addresses than it uses.
+        "yarn.nodemanager.vmem-check-enabled": "false",
+        # A machine's disk may be fuller than the default limit of 90 %: the stack itself looks for free space.
+        "yarn.nodemanager.disk-health-checker.max-disk-utilization-per-disk-percentage": 99.5,
+        "yarn.nm.liveness-monitor.expiry-interval-ms": 30000,
+    }
+
+
+def capacity_scheduler() -> dict[str, object]:
+    """Properties of YARN's scheduler: one queue for all, whose applications may use all of it."""
+    queue = "yarn.scheduler.capacity.root"
+    return {
+        f"{queue}.queues": "default",
+        f"{queue}.default.capacity": 100,
+        "yarn.scheduler.capacity.maximum-am-resource-percent": 0.5,
+    }
+
+
 def metastore_uri(reader: Reader) -> str:
     """Return the address of the loads' or of the readers' Hive Metastore."""
     here = settings()
@@ -238,12 +282,18 @@ def write_server(name: str) -> None:
     match name:
         case "namenode" | "datanode":
             _write_hadoop("hadoop")
+        case "resourcemanager" | "nodemanager":
+            _write_hadoop("yarn")
+            write(folder("yarn") / "yarn-site.xml", xml(yarn_site()))
+            write(folder("yarn") / "capacity-scheduler.xml", xml(capacity_scheduler()))
         case "metastore" | "readers_metastore":
             _write_hadoop(name)
             write(folder(name) / "metastore-log4j2.properties", LOG4J.format(level="warn"))
             write(folder(name) / "metastore-site.xml", xml(metastore_site("loads" if name == "metastore" else "readers")), private=True)
         case "loads":
             _write_spark("loads")
+            # The loads' folder is the configuration of every job, on YARN as well.
+            write(folder("loads") / "yarn-site.xml", xml(yarn_site()))
         case "readers":
             _write_spark("readers")
             write(folder("readers") / "java.policy", readers_policy())
@@ -263,5 +313,5 @@ def _write_spark(reader: Reader) -> None:
 
 def write_all() -> None:
     """Write the configuration of every server."""
-    for name in ("namenode", "metastore", "readers_metastore", "loads", "readers"):
+    for name in ("namenode", "resourcemanager", "metastore", "readers_metastore", "loads", "readers"):
         write_server(name)

@@ -63,6 +63,20 @@ def _datanode_ready() -> bool:
     return _jmx("FSNamesystemState")["NumLiveDataNodes"] != 0 and _jmx("NameNodeInfo")["Safemode"] == ""
 
 
+def _resourcemanager_ready() -> bool:
+    return yarn_page("info")["state"] == "STARTED"
+
+
+def _nodemanager_ready() -> bool:
+    return yarn_page("metrics")["activeNodes"] != 0
+
+
+def yarn_page(name: str) -> dict[str, object]:
+    """Return what the ResourceManager tells of its cluster: `info`, `metrics`."""
+    here = settings()
+    return _get(f"http://{here.resourcemanager_host}:{here.port('resourcemanager_http')}/ws/v1/cluster/{name}")
+
+
 def _postgres_ready() -> bool:
     try:
         psycopg2.connect(settings().dsn("postgres", "postgres"), connect_timeout=2).close()
@@ -88,9 +102,9 @@ def _sql_ready(reader: configuration.Reader) -> Callable[[], bool]:
     return ready
 
 
-def hadoop_java(heap: str, main: str, *arguments: str) -> list[str]:
-    """Return the command of a Hadoop program."""
-    return _java(heap, [configuration.folder("hadoop"), *jars.hadoop_class_path()], main, *arguments)
+def hadoop_java(heap: str, main: str, *arguments: str, conf: str = "hadoop") -> list[str]:
+    """Return the command of a Hadoop program, its configuration in the folder `conf`."""
+    return _java(heap, [configuration.folder(conf), *jars.hadoop_class_path()], main, *arguments)
 
 
 def metastore_java(name: str, heap: str, main: str, *arguments: str) -> list[str]:
@@ -191,6 +205,17 @@ def _datanode() -> Server:
     )
 
 
+def _yarn(name: str, program: str, is_ready: Callable[[], bool], after: str, *ports: str) -> Server:
+    return Server(
+        name,
+        hadoop_java("256m", f"org.apache.hadoop.yarn.server.{name}.{program}", conf="yarn"),
+        {port: settings().port(port) for port in ports},
+        is_ready,
+        after=(after,),
+        group="yarn",
+    )
+
+
 def _metastore(name: str, heap: str, after: tuple[str, ...]) -> Server:
     port = settings().port(name)
     return Server(
@@ -235,6 +260,14 @@ _DESCRIBED: dict[str, Callable[[], Server]] = {
     "loads": lambda: _sql_server("loads"),
     "readers": lambda: _sql_server("readers"),
     "mlflow": _mlflow,
+    "resourcemanager": lambda: _yarn(
+        "resourcemanager",
+        "ResourceManager",
+        _resourcemanager_ready,
+        "datanode",
+        *("resourcemanager", "scheduler", "tracker", "resourcemanager_http"),
+    ),
+    "nodemanager": lambda: _yarn("nodemanager", "NodeManager", _nodemanager_ready, "resourcemanager", "nodemanager", "nodemanager_http"),
 }
 
 

@@ -108,6 +108,7 @@ def cleared(stack: None) -> Iterator[None]:
     with sql_server.session() as hive:
         for table in ("mart.predictions", *BANK):
             hive.run(f"DROP TABLE IF EXISTS {table}")
+    made.clear()
 
 
 @functools.cache
