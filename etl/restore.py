@@ -39,17 +39,29 @@ RESTARTED = ("metastore", "readers_metastore", "loads", "readers")
 NAMED = 3
 
 
+def finished(store: Store) -> Manifest:
+    """Return the manifest.
+
+    Raises
+    ------
+    RefusedError
+        When there is no finished backup, or the manifest is damaged.
+    """
+    manifest = store.manifest()
+    if manifest is None:
+        raise RefusedError(f"{store.folder} holds no finished backup; finish it with bash/backup.sh, or name another folder")
+    return manifest
+
+
 def verify(store: Store) -> Manifest:
     """Compare every file of a backup with its sum.
 
     Raises
     ------
     RefusedError
-        When there is no finished backup, or something is missing or damaged.
+        When something is missing or damaged.
     """
-    manifest = store.manifest()
-    if manifest is None:
-        raise RefusedError(f"{store.folder} holds no finished backup; finish it with bash/backup.sh, or name another folder")
+    manifest = finished(store)
     expected = [(store.folder / dump.file, dump.bytes, dump.sha256) for dump in manifest.dumps]
     listed = store.folder / manifest.files
     damaged: list[Path] = []
@@ -193,9 +205,9 @@ def restore(store: Store, *, force: bool = False) -> Manifest:
     RefusedError
         When the backup is damaged or of another address, or the stack holds data; nothing is touched then.
     """
-    manifest = verify(store)
     trees = backup.trees()
-    refuse_other_addresses(manifest, {name: tree.uri for name, tree in trees.items()})
+    refuse_other_addresses(finished(store), {name: tree.uri for name, tree in trees.items()})
+    manifest = verify(store)
     mark = f"{settings().warehouse_path}/{MARK}"
     names = backup.lock_names(list(manifest.tables))
     with backup.locked(names, ops.Run(f"restore-{os.getpid()}", "restore"), wait_seconds=2):
@@ -265,7 +277,7 @@ def main() -> None:
         if given.verify:
             manifest = verify(store)
         elif given.check:
-            manifest = verify(store)
+            manifest = finished(store)
             check(manifest)
         else:
             manifest = restore(store, force=given.force)

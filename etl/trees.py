@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -308,8 +308,3 @@ def each(work: Callable[[Item], None], items: Iterable[Item]) -> None:
     with ThreadPoolExecutor(STREAMS) as pool:
         for ended in [pool.submit(drain) for _ in range(STREAMS)]:
             ended.result()
-
-
-def without_identity(entry: Entry) -> Entry:
-    """Return what is kept of an entry."""
-    return replace(entry, identity="")
