@@ -159,7 +159,7 @@ class Store:
         for line in journal.read_text(encoding="utf-8").splitlines() if journal.exists() else []:
             try:
                 entry = Entry(**json.loads(line))
-            except ValueError:
+            except (ValueError, TypeError):
                 # The last line of a run that was killed.
                 continue
             self.known[entry.tree, entry.path] = entry
@@ -207,7 +207,8 @@ def store(folder: Path) -> Iterator[Store]:
     BusyError
         When another run works in it.
     """
-    with (folder / LOCK).open("w") as file:
+    # Read only: a restore may find the folder so.
+    with (folder / LOCK).open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -424,6 +425,7 @@ def prepared(folder: Path) -> Path:
         raise RefusedError(f"{folder} holds something that is no backup; name a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
+    (folder / LOCK).touch()
     return folder
 
 

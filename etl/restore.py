@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,7 +67,7 @@ def verify(store: Store) -> Manifest:
     listed = store.folder / manifest.files
     damaged: list[Path] = []
     total = sum(dump.bytes for dump in manifest.dumps) + manifest.bytes
-    done = 0
+    done, lock = 0, threading.Lock()
     with progress("sums", total) as shown:
 
         def one(item: tuple[Path, int, str]) -> None:
@@ -74,8 +75,9 @@ def verify(store: Store) -> Manifest:
             path, length, expected_sum = item
             if not path.is_file() or path.stat().st_size != length or sha256(local_chunks(path)) != expected_sum:
                 damaged.append(path)
-            done += length
-            shown(done, total)
+            with lock:
+                done += length
+                shown(done, total)
 
         # What is listed can be believed only if the list can.
         if listed.is_file() and sha256(local_chunks(listed)) == manifest.files_sha256:
@@ -145,22 +147,24 @@ def bring_files(store: Store, manifest: Manifest, trees: dict[str, Tree]) -> Non
         if entry.is_folder and (entry.tree, entry.path) not in present:
             trees[entry.tree].make_folder(entry)
     _settle(entries, trees, only_folders=True)
-    done = written = 0
+    done, written, lock = 0, 0, threading.Lock()
     with progress("files", manifest.bytes) as shown:
 
         def one(entry: Entry) -> None:
             nonlocal done, written
             tree = trees[entry.tree]
             there = present.get((entry.tree, entry.path))
-            if there is None or there.length != entry.length or not tree.holds(entry):
+            is_new = there is None or there.length != entry.length or not tree.holds(entry)
+            if is_new:
                 tree.write(entry, local_chunks(store.path(entry)))
                 if not tree.holds(entry):
                     raise WarehouseError(
                         f"{tree.uri}/{entry.path} is not what was backed up after it was written; look at its servers, then run again"
                     )
-                written += 1
-            done += entry.length
-            shown(done, manifest.bytes)
+            with lock:
+                done += entry.length
+                written += is_new
+                shown(done, manifest.bytes)
 
         each(one, (entry for entry in entries if not entry.is_folder))
     _settle(entries, trees)
@@ -269,7 +273,6 @@ def main() -> None:
     only.add_argument("--check", action="store_true", help="compare the warehouse's rows with the backup's")
     only.add_argument("--force", action="store_true", help="replace what the stack holds")
     given = parser.parse_args()
-    os.umask(0o077)
     began = time.monotonic()
     if not (given.folder / backup.LOCK).exists():
         raise RefusedError(f"{given.folder} holds no backup; name the folder that bash/backup.sh was given")

@@ -110,7 +110,8 @@ def test_a_folder_that_holds_something_else_or_would_be_reset_is_refused(tmp_pat
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
-    with backup.store(tmp_path), pytest.raises(BusyError, match="another backup"), backup.store(tmp_path):
+    folder = backup.prepared(tmp_path / "backup")
+    with backup.store(folder), pytest.raises(BusyError, match="another backup"), backup.store(folder):
         pass
 
 
