@@ -12,6 +12,7 @@ from etl import backup, restore
 from etl.backup import Dump, Manifest, Store
 from etl.errors import BusyError, RefusedError
 from etl.settings import settings
+from etl.stack import machine
 from etl.trees import Entry, sha256
 
 FILE = Entry("hdfs", "raw/t/1-a/part-0.parquet", False, "644", "etl", "etl", 3, 128, "MD5 x", sha256([b"abc"]))
@@ -127,3 +128,12 @@ def test_every_writer_is_locked_and_personal_columns_by_the_lock_of_their_table(
     assert "core.customers_personal" not in names
     assert {"core.customers", "core.probe", "feature.transactions", "mart.predictions", "mart.fraud_daily"} <= set(names)
     assert len(names) == len(set(names))
+
+
+def test_a_missing_program_of_postgres_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "postgres_bin", lambda: tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RefusedError, match="there is no pg_dump.*postgresql-client"):
+        machine.postgres_program("pg_dump")
+    (tmp_path / "pg_dump").touch()
+    assert machine.postgres_program("pg_dump") == tmp_path / "pg_dump"
