@@ -13,7 +13,7 @@ from etl.errors import WarehouseError
 from etl.log import logger
 from etl.settings import settings
 from etl.sql_server import ATTEMPTS, Session, StatementError, is_conflict, literal
-from etl.tables import Table
+from etl.tables import Table, declared_tables
 
 SOURCE_TEMPLATES = "hive/source"
 PROPERTY = "spark.sql.iceberg.snapshot-property"
@@ -65,6 +65,12 @@ def targets(table: Table, columns: list[str]) -> list[Target]:
 def target_names(table: Table) -> list[str]:
     """Return the names of a source table's core tables."""
     return [table.name, *([f"{table.name}_personal"] if table.personal else [])]
+
+
+def lock_name(database: str, name: str) -> str:
+    """Return the name of the lock under which an Iceberg table is written: personal columns are under that of their table's."""
+    owner = next((table.name for table in declared_tables().values() if database == "core" and name in target_names(table)), name)
+    return f"{database}.{owner}"
 
 
 def existing(hive: Session, database: str = "core") -> set[str]:

@@ -11,7 +11,6 @@ import datetime as dt
 from etl import core, ops
 from etl.log import logger, run_main
 from etl.sql_server import Session, session
-from etl.tables import declared_tables
 
 DATABASES = ("core", "feature", "mart")
 WRITER_WAIT_SECONDS = 600
@@ -21,9 +20,7 @@ def maintain(hive: Session, database: str, name: str, run: ops.Run, keep_days: f
     """Compact one table and expire its snapshots older than `keep_days`, as its one writer."""
     full = f"{database}.{name}"
     before = dt.datetime.now(dt.UTC) - dt.timedelta(days=keep_days)
-    # Personal columns are written under the lock of the table that they belong to.
-    owner = next((table.name for table in declared_tables().values() if name in core.target_names(table)), name)
-    with ops.writer(f"{database}.{owner}", run, WRITER_WAIT_SECONDS):
+    with ops.writer(core.lock_name(database, name), run, WRITER_WAIT_SECONDS):
         if database == "core":
             _tag(hive, name)
         # The second option folds position deletes in even where no file is small.

@@ -22,7 +22,7 @@ from urllib.parse import quote, unquote, urlsplit
 from etl.databases import opened
 from etl.errors import RefusedError, WarehouseError
 from etl.settings import ROOT, settings
-from etl.storage import storage
+from etl.storage import models_uri, storage
 from ml.params import params
 
 if TYPE_CHECKING:
@@ -62,11 +62,6 @@ def tracking_uri() -> str:
     return f"postgresql+psycopg2://mlflow@{here.postgres_host}:{here.port('postgres')}/mlflow?passfile={passfile}"
 
 
-def files_uri() -> str:
-    """Return where files of runs lie: the setting `models_path`, by default a folder of this machine."""
-    return settings().models_path.rstrip("/") or (settings().data_dir / "mlflow").resolve().as_uri()
-
-
 @cache
 def client() -> MlflowClient:
     """Connect to MLflow; the first call in a new database makes its tables.
@@ -93,7 +88,7 @@ def client() -> MlflowClient:
 def tracked(run_name: str, tags: Mapping[str, object]) -> Iterator[str]:
     """Record an MLflow run; one that raises is marked as failed. Gives the run's id."""
     experiment = client().get_experiment_by_name(params().name)
-    experiment_id = experiment.experiment_id if experiment else client().create_experiment(params().name, artifact_location=files_uri())
+    experiment_id = experiment.experiment_id if experiment else client().create_experiment(params().name, artifact_location=models_uri())
     run = client().create_run(experiment_id, run_name=run_name, tags={key: str(value) for key, value in tags.items()})
     try:
         yield run.info.run_id

