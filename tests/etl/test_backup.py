@@ -133,7 +133,7 @@ def test_every_writer_is_locked_and_personal_columns_by_the_lock_of_their_table(
 def test_a_missing_program_of_postgres_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "postgres_bin", lambda: tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(RefusedError, match="there is no pg_dump.*postgresql-client"):
+    with pytest.raises(RefusedError, match=r"there is no pg_dump.*postgresql-client"):
         machine.postgres_program("pg_dump")
     (tmp_path / "pg_dump").touch()
     assert machine.postgres_program("pg_dump") == tmp_path / "pg_dump"
