@@ -106,7 +106,7 @@ def test_dry_run_shows_how_far_each_table_has_come_and_changes_nothing(loaded: B
     before = published()
     one = build("full_load", TABLES="transactions", DRY_RUN="true")
     succeeded(one)
-    assert "dry run, would run: bash/load.sh full transactions" in one.console
+    assert "left out (a dry run): bash/load.sh full transactions" in one.console
     assert "newest batch" in (one.archive / "reports" / "Preview.log").read_text()
     assert published() == before
 
@@ -181,6 +181,7 @@ def test_maintenance_takes_deletions_out_of_core_and_reconciles(loaded: Build, b
 
 
 def test_deployment_is_planned_from_its_parameters(build: Builder):
-    one = build("deploy_model", OVERLAY="production", MODEL_VERSION="7", DRY_RUN="true")
+    one = build("deploy_model", OVERLAY="production", REGISTRY="images.example.org/fraud", MODEL_VERSION="7", DRY_RUN="true")
     succeeded(one)
-    assert "would run: bash/deploy.sh production --model-version 7" in one.console
+    assert "left out (a dry run): bash/build_images.sh --push images.example.org/fraud model" in one.console
+    assert "left out (a dry run): bash/deploy.sh production --model-version 7 --yes" in one.console

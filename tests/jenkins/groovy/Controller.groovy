@@ -3,7 +3,7 @@
 import org.yaml.snakeyaml.Yaml
 
 class Controller {
-    private static final String FILE = /\/run\/secrets\/[a-z-]+/
+    private static final String FILE = /\/run\/secrets\/[a-z\/-]+/
     private static final String SECRET = /\$\{(readFile|readFileBase64):$FILE\}|\$\{trim:\$\{readFile:$FILE\}\}/
     final Offered offered = new Offered()
     /** Path of the pipeline's file, by job. */

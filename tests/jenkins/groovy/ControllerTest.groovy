@@ -30,7 +30,7 @@ class ControllerTest {
     }
 
     @Test
-    void 'a pipeline with a cron is built once at the start, and no other'() {
+    void 'a pipeline with triggers is built once at the start, and no other'() {
         Controller controller = new Controller(CASC)
         List<String> timed = controller.jobs.findAll { name, path -> new File(PROJECT, path).text.contains('triggers {') }*.key
         assertEquals(timed.sort(), controller.queued.sort())

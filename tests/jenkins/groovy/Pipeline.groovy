@@ -19,7 +19,7 @@ class Pipeline {
             booleanParam: [null, [name: String, defaultValue: Boolean, description: String]],
             choice: [null, [name: String, choices: List, description: String]],
         ],
-        triggers: [cron: [null, String]],
+        triggers: [cron: [null, String], pollSCM: [null, String]],
         options: [
             disableConcurrentBuilds: [null, [abortPrevious: Boolean]],
             lock: ['lockable-resources', [resource: String]],
