@@ -1,4 +1,7 @@
-"""The runner of pipelines: Groovy and JUnit by Ivy, its classes compiled once, a build of a pipeline in a workspace of its own."""
+"""The runner of pipelines: Groovy and JUnit by Ivy, its classes compiled once, builds in a workspace.
+
+Usage: python -m tests.jenkins.runner PIPELINE [NAME=VALUE...]   (builds PIPELINE in this checkout, without Jenkins)
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +37,11 @@ def class_path(classes: Path) -> list[Path]:
     return [*needed, classes]
 
 
-def java(found: Sequence[Path], *arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run a Java program; what it says, errors too, is in `stdout`."""
+def java(found: Sequence[Path], *arguments: str | Path, cwd: Path = ROOT, is_shown: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run a Java program; what it says, errors too, is in `stdout`, or shown."""
     command = [machine.java_home() / "bin" / "java", *JAVA, f"-Dproject={ROOT}", "-cp", os.pathsep.join(map(str, found)), *arguments]
-    return subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment())
+    output = None if is_shown else subprocess.PIPE
+    return subprocess.run(command, cwd=cwd, stdout=output, stderr=subprocess.STDOUT, text=True, env=environment())
 
 
 def environment() -> dict[str, str]:
@@ -69,3 +75,21 @@ def workspace(folder: Path) -> Path:
         if entry.name not in ("var", "reports", ".git", ".venv"):
             (folder / entry.name).symlink_to(entry)
     return folder
+
+
+def main() -> None:
+    """Build a pipeline in this checkout; passwords are the local stack's."""
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    path, *given = sys.argv[1:]
+    credentials = [
+        f"credential:warehouse-pgpass={settings().passfile}",
+        f"credential:kubeconfig={os.environ.get('KUBECONFIG', Path.home() / '.kube' / 'config')}",
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        classes, archive = class_path(Path(folder) / "classes"), Path(folder) / "archive"
+        sys.exit(java(classes, "Main", path, ROOT, archive, str(int(time.time())), *credentials, *given, is_shown=True).returncode)
+
+
+if __name__ == "__main__":
+    main()

@@ -59,7 +59,7 @@ def build(stack: None, csv: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     folder = tmp_path_factory.mktemp("jenkins")
     classes, checkout = runner.class_path(folder / "classes"), runner.workspace(folder / "workspace")
     # As Jenkins does: a copy of the file, of which only the credential tells.
-    shutil.copy(settings().data_dir / "secrets" / "pgpass", folder / "pgpass")
+    shutil.copy(settings().passfile, folder / "pgpass")
     (folder / "kubeconfig").touch()
     numbers = itertools.count(1)
 

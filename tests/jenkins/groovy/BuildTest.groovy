@@ -72,9 +72,8 @@ class BuildTest {
     void 'a stage that fails stops the build, and the post steps name its own sentence'() {
         verb('load', 'echo "error: the source is empty; look" >&2; exit 3')
         String text = PipelineTest.GOOD.replace("stage('Load')", "stage('Before') { steps { sh 'bash/pipeline.sh reconcile' } }\nstage('Load')")
-            .replace('}\n    post {', "stage('After') { steps { sh 'bash/pipeline.sh reconcile' } }\n}\n    post {")
         Build build = built([:], text)
-        assertEquals([Before: 'SUCCESS', Load: 'FAILURE', After: 'NOT_BUILT'], build.stages)
+        assertEquals([Before: 'SUCCESS', Load: 'FAILURE', Reconcile: 'NOT_BUILT'], build.stages)
         List<String> lines = said.toString().readLines()
         assertEquals('stage Load, bash/load.sh: exit code 3: error: the source is empty; look', lines[-2])
         assertEquals('Finished: FAILURE', lines[-1])

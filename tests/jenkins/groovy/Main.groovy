@@ -14,7 +14,7 @@ class Main {
         Offered offered = new Controller(new File(project, 'jenkins/casc.yaml').text).offered
         Pipeline pipeline = new Pipeline(new File(project, path).text, offered, project)
         Build build = new Build(
-            pipeline: pipeline, job: new File(path).name - '.Jenkinsfile', number: number as int, workspace: project, archive: new File(archive),
+            pipeline: pipeline, job: new File(path).name - ~/\.?Jenkinsfile$/ ?: 'ci', number: number as int, workspace: project, archive: new File(archive),
             given: given, credentials: credentials,
         ).run()
         build.stages.each { name, result -> println "stage $name: $result" }

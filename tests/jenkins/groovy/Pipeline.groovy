@@ -39,6 +39,8 @@ class Pipeline {
         value: [credentials: ['credentials-binding', String]],
     ]
     static final List<String> NEEDED_OPTIONS = ['disableConcurrentBuilds', 'timeout', 'timestamps', 'buildDiscarder']
+    /** Verbs that write what a reconciliation compares: one build at a time, and compared before anything is made of it. */
+    static final List<String> LOADS = ['load', 'transform']
     static final List<String> UNITS = ['SECONDS', 'MINUTES', 'HOURS', 'DAYS']
 
     final Call root
@@ -141,6 +143,12 @@ class Pipeline {
             known('steps', steps)
             if (steps.size() != 1) throw new Invalid(stage.line, "stage '${stage.values[0]}' has ${steps.size()} steps; it has one, which calls a verb")
             shell(steps[0])
+        }
+        List<String> verbs = stages.block.collect { it.only('steps').block[0].values[0].tokenize(' ')[1] }
+        verbs.findIndexValues { it in LOADS }.each { at ->
+            Call stage = stages.block[at as int]
+            if (verbs[at + 1 as int] != 'reconcile') throw new Invalid(stage.line, "stage '${stage.values[0]}' loads, and the next one does not reconcile")
+            if (!root.only('options').only('lock')) throw new Invalid(stage.line, "stage '${stage.values[0]}' loads, and there is no lock")
         }
     }
 

@@ -30,6 +30,9 @@ class PipelineTest {
             options { retry(2) }
             steps { sh 'bash/pipeline.sh load full TABLES' }
         }
+        stage('Reconcile') {
+            steps { sh 'bash/pipeline.sh reconcile' }
+        }
     }
     post {
         always { archiveArtifacts(artifacts: 'reports/**', allowEmptyArchive: true) }
@@ -49,6 +52,9 @@ class PipelineTest {
         'an unknown unit': ["unit: 'HOURS'", "unit: 'FORTNIGHTS'", 'no unit FORTNIGHTS'],
         'an option that every pipeline has': ['disableConcurrentBuilds()', '', 'option `disableConcurrentBuilds` is missing'],
         'a lock of a resource that is not defined': ["resource: 'warehouse-loads'", "resource: 'loads'", "resource 'loads' is not defined"],
+        'a load without a lock': ["lock(resource: 'warehouse-loads')", '', 'and there is no lock'],
+        'a load that is not compared': ["sh 'bash/pipeline.sh reconcile'", "sh 'bash/pipeline.sh features full'", 'the next one does not reconcile'],
+        'a stage that stands twice': ["stage('Reconcile')", "stage('Load')", "stage 'Load' stands twice"],
         'an unknown parameter type': ['string(name', 'strin(name', '`strin` is not known in `parameters`'],
         'a parameter with an unknown field': ['trim: true', 'trimmed: true', '`string` takes name: String'],
         'a parameter that is not declared': ['load full TABLES', 'load full MODELS', 'parameter MODELS is not declared'],
@@ -79,7 +85,7 @@ class PipelineTest {
 
     @Test
     void 'a pipeline that keeps every rule is accepted'() {
-        assertEquals(['Load'], new Pipeline(GOOD, OFFERED, PROJECT).root.only('stages').block*.values.flatten())
+        assertEquals(['Load', 'Reconcile'], new Pipeline(GOOD, OFFERED, PROJECT).root.only('stages').block*.values.flatten())
     }
 
     @TestFactory
