@@ -12,6 +12,7 @@ import pytest
 
 from etl import sql_server
 from etl.settings import ROOT, settings
+from etl.sql_server import Session
 from ml import registry
 from tests.jenkins import runner
 from tests.jenkins.runner import Build
@@ -45,6 +46,14 @@ def published() -> list[tuple]:
     return rows("SELECT table_name, batch, kind FROM ops.batches WHERE state = 'published' ORDER BY 1, 2", role="etl", dbname="warehouse")
 
 
+def empty(session: Session) -> None:
+    """Leave no row, no prediction and no model."""
+    clear(session)
+    session.run("DROP TABLE IF EXISTS mart.predictions")
+    for found in registry.client().search_registered_models():
+        registry.client().delete_registered_model(found.name)
+
+
 @pytest.fixture(scope="module")
 def csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bank of 150 customers: 45 days, then two days as increments."""
@@ -72,13 +81,11 @@ def build(stack: None, csv: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         return Build(ran.returncode == 0, ran.stdout, archive)
 
     with sql_server.session() as session:
-        clear(session)
-        session.run("DROP TABLE IF EXISTS mart.predictions")
+        empty(session)
         rows("TRUNCATE ops.runs, ops.batches, ops.rejects, ops.reconciliations, ops.checks", role="etl", dbname="warehouse")
         verb("load_csv.sh", "full", *sorted((csv / "full").glob("*.csv")))
         yield one
-        clear(session)
-        session.run("DROP TABLE IF EXISTS mart.predictions")
+        empty(session)
 
 
 @pytest.fixture(scope="module")
