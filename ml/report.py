@@ -424,11 +424,11 @@ def main() -> None:
     """Parse the command line and write the report."""
     parser = argparse.ArgumentParser(prog="bash/report.sh", description=__doc__)
     parser.add_argument("--as-of", default="", help="with the labels known then (ISO 8601); by default the newest transaction")
+    parser.add_argument("--out", type=Path, default=settings().data_dir / "report" / "index.html", help="the file to write")
     arguments = parser.parse_args()
-    path = settings().data_dir / "report" / "index.html"
     with ops.run("report"):
-        report(path, arguments.as_of)
-    print(path)
+        report(arguments.out, arguments.as_of)
+    print(arguments.out)
 
 
 if __name__ == "__main__":

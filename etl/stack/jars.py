@@ -33,9 +33,9 @@ SPARK_HOME = _spark_home()
 PYSPARK_JARS = SPARK_HOME / "jars"
 
 
-def listed() -> dict[str, str]:
+def listed(sums: Path = SUMS) -> dict[str, str]:
     """Return the committed sums by path below `jars_dir`."""
-    return {path: digest for digest, path in (line.split() for line in SUMS.read_text().splitlines() if line)}
+    return {path: digest for digest, path in (line.split() for line in sums.read_text().splitlines() if line)}
 
 
 def ensure() -> None:
@@ -50,14 +50,10 @@ def ensure() -> None:
     if missing := [path for path in listed() if not (folder / path).is_file()]:
         logger.info("jars: fetching", missing=len(missing), folder=str(folder))
         with progress("jars"):
-            _fetch(folder)
+            fetch(folder)
     unpacked = folder / "metastore" / "unpacked"
     if not unpacked.is_dir():
-        wrong = [path for path, digest in listed().items() if _sum(folder / path) != digest]
-        if wrong:
-            raise RefusedError(
-                f"{', '.join(wrong)} in {folder}: not the file whose sum stands in {SUMS.name}; remove it and run bash/setup.sh"
-            )
+        verify(folder)
         archive = next((folder / "metastore").glob("*.tar.gz"))
         partial = unpacked.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
@@ -69,17 +65,36 @@ def ensure() -> None:
         partial.rename(unpacked)
 
 
-def _fetch(folder: Path) -> None:
+def fetch(folder: Path, declaration: Path = HERE / "ivy.xml", sums: Path = SUMS) -> None:
+    """Fetch what an Ivy file declares into a folder.
+
+    Raises
+    ------
+    RefusedError
+        When something that `sums` lists did not come.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     ivy = next(PYSPARK_JARS.glob("ivy-*.jar"))
     pattern = f"{folder}/[conf]/[artifact]-[revision](-[classifier]).[ext]"
     ran = subprocess.run(
-        [machine.java_home() / "bin" / "java", "-jar", ivy, "-ivy", HERE / "ivy.xml", "-retrieve", pattern],
+        [machine.java_home() / "bin" / "java", "-jar", ivy, "-ivy", declaration, "-retrieve", pattern],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    if ran.returncode or any(not (folder / path).is_file() for path in listed()):
+    if ran.returncode or any(not (folder / path).is_file() for path in listed(sums)):
         (folder / "ivy.log").write_text(ran.stdout + ran.stderr)
         raise RefusedError(f"jars could not be fetched from Maven's central repository; see {folder / 'ivy.log'}, then run again")
+
+
+def verify(folder: Path, sums: Path = SUMS) -> None:
+    """Compare jars with their committed sums.
+
+    Raises
+    ------
+    RefusedError
+        Naming those that are others.
+    """
+    if wrong := [path for path, digest in listed(sums).items() if _sum(folder / path) != digest]:
+        raise RefusedError(f"{', '.join(wrong)} in {folder}: not the file whose sum stands in {sums.name}; remove it and run bash/setup.sh")
 
 
 def copy_of_pyspark(server: str, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The local stack for tests: servers and data of their own, started once for the whole run."""
+"""Sessions and runs on the stack of the tests (tests/conftest.py)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,7 @@ from pathlib import Path
 import pytest
 
 from etl import ops, sql_server
-from etl.settings import settings
 from etl.sql_server import Session
-from tests import own_stack
-
-PORT_OFFSET = 12000
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,17 +19,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def stack() -> Iterator[None]:
-    """Run a fresh stack; a folder and ports given by the environment are used as they are, and left running."""
-    from etl.stack import control
-
-    is_own = own_stack.select("test", PORT_OFFSET)
-    if is_own and settings().data_dir.exists():
-        control.reset()
-    control.up({"base"})
-    yield
-    if is_own:
-        control.down()
+def every_test_needs_it(stack: None) -> None:
+    """Run what lies here on the stack."""
 
 
 @pytest.fixture
