@@ -228,6 +228,7 @@ def in_source() -> dict[str, list[tuple[object, ...]]]:
 def whole_warehouse(hive: Session, run: ops.Run) -> None:
     """The small bank loaded, corrected and swept; features, a champion and its predictions."""
     clear(hive)
+    hive.run("DROP TABLE IF EXISTS mart.predictions")
     fill()
     load(hive, run, "full")
     rows("UPDATE bank.transactions SET amount = 777.77 WHERE transaction_id = 100")
