@@ -11,7 +11,7 @@ while eval "[ -n \"\${SPARK_JAVA_OPT_$i+x}\" ]"; do
   i=$((i + 1))
 done
 exec "$JAVA_HOME/bin/java" "$@" "-Xms$SPARK_EXECUTOR_MEMORY" "-Xmx$SPARK_EXECUTOR_MEMORY" \
-  -cp "${SPARK_EXTRA_CLASSPATH:+$SPARK_EXTRA_CLASSPATH:}$home/jars/*:${SPARK_CONF_DIR:-}" \
+  -cp "${SPARK_CLASSPATH:+$SPARK_CLASSPATH:}$home/jars/*:${SPARK_CONF_DIR:-}" \
   org.apache.spark.scheduler.cluster.k8s.KubernetesExecutorBackend \
   --driver-url "$SPARK_DRIVER_URL" --executor-id "$SPARK_EXECUTOR_ID" --cores "$SPARK_EXECUTOR_CORES" \
   --app-id "$SPARK_APPLICATION_ID" --hostname "$SPARK_EXECUTOR_POD_IP" \

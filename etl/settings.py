@@ -55,6 +55,7 @@ class Settings(BaseSettings):
     resourcemanager_http_port: int = Field(8088, description="port of the ResourceManager's page")
     scheduler_port: int = Field(8030, description="port of the ResourceManager's scheduler")
     tracker_port: int = Field(8031, description="port of the ResourceManager's resource tracker")
+    nodemanager_host: str = Field("127.0.0.1", description="name under which the NodeManager is reached")
     nodemanager_port: int = Field(8040, description="port of the NodeManager's localizer")
     nodemanager_http_port: int = Field(8042, description="port of the NodeManager's page")
     api_host: str = Field("127.0.0.1", description="address on which the API listens; 0.0.0.0 in a container")

@@ -195,6 +195,9 @@ def submit_options(master: str) -> dict[str, object]:
             "executor.limit.cores": here.spark_executor_cores,
             # Executors read no configuration: jobs send theirs along, and the driver needs no right to make ConfigMaps.
             "executor.disableConfigMap": "true",
+            # There is neither, and looking for them would ask for more rights.
+            "driver.service.deleteOnTermination": "false",
+            "driver.ownPersistentVolumeClaim": "false",
         }
         if here.spark_driver_pod:
             kubernetes["driver.pod.name"] = here.spark_driver_pod

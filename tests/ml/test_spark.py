@@ -122,6 +122,8 @@ def test_executors_on_kubernetes(submitted, monkeypatch: pytest.MonkeyPatch):
         "spark.kubernetes.executor.podTemplateFile": str(spark.EXECUTOR_POD),
         "spark.kubernetes.executor.limit.cores": "2",
         "spark.kubernetes.executor.disableConfigMap": "true",
+        "spark.kubernetes.driver.service.deleteOnTermination": "false",
+        "spark.kubernetes.driver.ownPersistentVolumeClaim": "false",
         "spark.kubernetes.driver.pod.name": "score-1",
     }
 

@@ -56,7 +56,7 @@ def all_verbs(master: str, hive: Session) -> Ended:
     for verb, *arguments in VERBS:
         told = subprocess.run(
             [ROOT / "bash" / f"{verb}.sh", *arguments],
-            env={**os.environ, "WAREHOUSE_SPARK_MASTER": master}, capture_output=True, text=True, check=False, timeout=600,
+            env={**os.environ, "WAREHOUSE_SPARK_MASTER": master}, capture_output=True, text=True, check=False, timeout=900,
         )  # fmt: skip
         assert told.returncode == 0, told.stderr[-3000:]
     names, features = hive.query("SELECT * FROM feature.transactions ORDER BY transaction_id")
