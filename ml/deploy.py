@@ -188,7 +188,7 @@ class Cluster:
         for manifest in manifests(rendering).values():
             for volume in _pod_volumes(manifest):
                 name = volume.get("secret", {}).get("secretName")
-                if name and not self.get("secret", name):
+                if name and not self.run("get", "secret", name, "--ignore-not-found", "--output=name"):
                     raise RefusedError(
                         f"secret {name} is missing in namespace {self.namespace}; make both as docs/operations.md says under Kubernetes"
                     )
