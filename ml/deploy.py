@@ -132,6 +132,11 @@ def render(overlay: Path, model_version: str | None, tag: str) -> str:
     return kubectl("kustomize", str(folder))
 
 
+def project_version() -> str:
+    """Return the tag that bash/build_images.sh gives to images by default."""
+    return str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
+
+
 def _champion() -> str:
     from ml import registry
 
@@ -192,6 +197,12 @@ class Cluster:
                     raise RefusedError(
                         f"secret {name} is missing in namespace {self.namespace}; make both as docs/operations.md says under Kubernetes"
                     )
+
+    def require_empty(self, rendering: str) -> None:
+        """Refuse where objects are there that no deployment made: none would know how to go back to them."""
+        there = self.run("get", "-f", "-", "--ignore-not-found", "--output=name", stdin=rendering).split()
+        if strangers := [name for name in there if not name.startswith("namespace/")]:
+            raise RefusedError(f"namespace {self.namespace} has objects that no deployment made: {', '.join(strangers)}; remove them first")
 
     def record(self) -> Record:
         """Return what this namespace remembers."""
@@ -294,8 +305,12 @@ def deploy(cluster: Cluster, rendering: str) -> None:
     ------
     DeployError
         When it failed; the sentence says what did, and what runs now.
+    RefusedError
+        When the namespace has objects already that no deployment made.
     """
     before = cluster.record()
+    if not before.version:
+        cluster.require_empty(rendering)
     if before.tried:
         logger.warning("an earlier deployment did not end; what only it has is removed")
         cluster.remove(obsolete(replace(before, previous=""), f"{before.current}\n---\n{rendering}"))
@@ -337,8 +352,7 @@ def main() -> None:
     parser.add_argument("--timeout", type=int, default=600, help="for each roll-out and for the score run, seconds")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     arguments = parser.parse_args()
-    tag = arguments.tag or tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    rendering = render(overlay_folder(arguments.overlay), arguments.model_version, tag)
+    rendering = render(overlay_folder(arguments.overlay), arguments.model_version, arguments.tag or project_version())
     (namespace,) = [name for kind, name in manifests(rendering) if kind == "namespace"]
     cluster = Cluster(namespace, arguments.timeout)
     server = kubectl("config", "view", "--minify", "--output=jsonpath={.clusters[0].cluster.server}")

@@ -16,13 +16,12 @@ from typing import Any
 import pytest
 import yaml
 
+from etl.errors import RefusedError
 from ml import deploy
 from ml.deploy import Cluster, DeployError, kubectl
 
 NAMESPACE = "card-fraud-test"
-TAG = next(
-    line.split('"')[1] for line in (deploy.ROOT / "pyproject.toml").read_text().splitlines() if line.startswith('version = "')
-)  # what bash/build_images.sh makes
+TAG = deploy.project_version()
 SCORED = "sleep 1"
 """Stands for bash/score.sh: no server is needed here."""
 
@@ -108,6 +107,13 @@ def pods_of(cluster: Cluster, name: str) -> list[dict[str, Any]]:
     return cluster.get("pods", "--selector", f"batch.kubernetes.io/job-name={name}")["items"]
 
 
+def test_object_that_no_deployment_made_is_refused_by_name(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.run("create", "service", "clusterip", "api", "--tcp=80")
+    with pytest.raises(RefusedError, match="has objects that no deployment made: service/api; remove them first"):
+        deploy.deploy(cluster, deploy.render(overlay(tmp_path / "overlay"), None, TAG))
+    cluster.run("delete", "service", "api")
+
+
 def test_deployment_rolls_out_answers_and_lets_a_job_score(deployed: Path, cluster: Cluster) -> None:
     status = cluster.get("deployment", "api")["status"]
     assert status["readyReplicas"] >= 1
@@ -158,7 +164,7 @@ def test_attempt_that_was_killed_leaves_nothing_after_the_next(deployed: Path, c
 
 def test_missing_secret_is_refused_before_anything_is_applied(cluster: Cluster, deployed: Path) -> None:
     rendering = deploy.render(deployed, None, TAG).replace("warehouse-pgpass", "warehouse-other")
-    with pytest.raises(deploy.RefusedError, match=f"secret warehouse-other is missing in namespace {NAMESPACE}"):
+    with pytest.raises(RefusedError, match=f"secret warehouse-other is missing in namespace {NAMESPACE}"):
         cluster.require_secrets(rendering)
 
 
