@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 import urllib.request
@@ -22,7 +23,6 @@ from typing import Any
 import yaml
 
 from etl.errors import BusyError, RefusedError, UnavailableError, WarehouseError
-from etl.files import write
 from etl.log import logger, run_main
 from etl.settings import ROOT, settings
 
@@ -114,9 +114,7 @@ def render(overlay: Path, model_version: str | None, tag: str) -> str:
     images = sorted({container["image"] for manifest in named for container in containers(manifest)})
     if model_version is None and any(image.endswith("fraud-score") for image in images):
         model_version = _champion()
-    folder = settings().data_dir.resolve() / "deploy"
     content: Manifest = {
-        "resources": [os.path.relpath(overlay, folder)],
         "images": [{"name": image, "newTag": model_version if image.endswith("fraud-score") else tag} for image in images],
     }
     if any("WAREHOUSE_SPARK_IMAGE" in manifest.get("data", {}) for manifest in named):
@@ -128,8 +126,13 @@ def render(overlay: Path, model_version: str | None, tag: str) -> str:
                 "targets": [{"select": {"kind": "ConfigMap", "name": "warehouse"}, "fieldPaths": ["data.WAREHOUSE_SPARK_IMAGE"]}],
             }
         ]
-    write(folder / "kustomization.yaml", yaml.safe_dump(content))
-    return kubectl("kustomize", str(folder))
+    scratch = settings().data_dir.resolve() / "tmp"
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch, prefix="deploy-") as folder:
+        # Kustomize takes other folders by relative paths only.
+        content["resources"] = [os.path.relpath(overlay, folder)]
+        Path(folder, "kustomization.yaml").write_text(yaml.safe_dump(content))
+        return kubectl("kustomize", folder)
 
 
 def project_version() -> str:

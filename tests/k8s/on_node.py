@@ -63,6 +63,8 @@ def overlay(folder: Path, score: str = SCORED, schedule: str = "0 0 1 1 *", read
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
+    # A run that was killed left it.
+    kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found")
     kubectl("create", "namespace", NAMESPACE)
     try:
         one = Cluster(NAMESPACE, timeout=120)
