@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Tests of k8s/ and bash/deploy.sh on a real cluster, in a namespace of their own that ends with them. About six minutes.
-# Usage: WAREHOUSE_TEST_KUBECONFIG=FILE bash/test_node.sh
-#   FILE  names the cluster: a test cluster whose nodes have card-fraud/warehouse and card-fraud/api of this version (bash/build_images.sh)
+# Usage: bash/test_node.sh
+#   WAREHOUSE_TEST_KUBECONFIG names the kubeconfig of a test cluster whose nodes have the images card-fraud/warehouse and card-fraud/api of
+#   this version (bash/build_images.sh)
 # Exit codes: 0 passed, 1 failed, 2 no cluster is named.
 source "$(dirname "$0")/lib.sh"
 [ -f "${WAREHOUSE_TEST_KUBECONFIG:-}" ] || {
