@@ -93,6 +93,9 @@ def initialise() -> None:
     with (data / "postgresql.auto.conf").open("a") as file:
         for name, value in PARAMETERS.items():
             file.write(f"{name} = '{value}'\n")
+    with (data / "pg_hba.conf").open("a") as file:
+        # Which addresses there are, the setting `host` says; whoever reaches one needs a password.
+        file.write("host all all all scram-sha-256\n")
     (data / "ready").touch()
 
 
