@@ -108,7 +108,9 @@ def started(tool: str, image: str, *command: str, folder: Path, **environment: o
         f"card-fraud/{image}:{TAG}", *command)  # fmt: skip
     try:
         deadline = time.monotonic() + 120
-        check = json.loads(run(tool, "image", "inspect", f"card-fraud/{image}:{TAG}"))[0]["Config"]["Healthcheck"]["Test"][1:]
+        shown = json.loads(run(tool, "image", "inspect", f"card-fraud/{image}:{TAG}"))[0]
+        # Podman tells it beside Docker's place.
+        check = (shown.get("Healthcheck") or shown["Config"]["Healthcheck"])["Test"][1:]
         while subprocess.run([tool, "exec", name, *check], capture_output=True).returncode:
             logs = subprocess.run([tool, "logs", name], capture_output=True, text=True)
             assert time.monotonic() < deadline, logs.stdout[-2000:] + logs.stderr[-2000:]
