@@ -18,8 +18,8 @@ esac
 log "lint"
 ruff check .
 ruff format --check .
-shellcheck -x -P bash bash/*.sh
-shfmt -i 2 -d bash/*.sh
+shellcheck -x -P bash bash/*.sh docker/*.sh
+shfmt -i 2 -d bash/*.sh docker/*.sh
 sqlfluff lint --processes 2 sql hive
 log "types"
 mypy
