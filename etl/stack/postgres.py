@@ -94,8 +94,8 @@ def initialise() -> None:
         for name, value in PARAMETERS.items():
             file.write(f"{name} = '{value}'\n")
     with (data / "pg_hba.conf").open("a") as file:
-        # Which addresses there are, the setting `host` says; whoever reaches one needs a password.
-        file.write("host all all all scram-sha-256\n")
+        # Which addresses there are, the setting `host` says; whoever reaches one needs a password, the superuser comes from this machine.
+        file.write("host all postgres samehost scram-sha-256\nhost all postgres all reject\nhost all all all scram-sha-256\n")
     (data / "ready").touch()
 
 

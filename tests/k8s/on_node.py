@@ -1,6 +1,6 @@
 """The manifests on a real node: bash/test_node.sh runs this file by name, for it needs a cluster.
 
-Jobs have the manifests' own limits and failure policies; only what they run is replaced, so that they end as each test needs.
+Jobs have the manifests' own failure policies; what they run is replaced, and two limits are shorter, so that they end as each test needs.
 """
 
 from __future__ import annotations
