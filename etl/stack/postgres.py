@@ -107,7 +107,8 @@ PARAMETERS = {
     "wal_level": "minimal",
     "max_wal_senders": "0",
     "max_prepared_transactions": "10",
-    "max_connections": "100",
+    # Each of the metastores holds up to forty.
+    "max_connections": "200",
     "timezone": "UTC",
     "log_timezone": "UTC",
     "jit": "off",

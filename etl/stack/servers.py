@@ -60,7 +60,9 @@ def _namenode_ready() -> bool:
 
 
 def _datanode_ready() -> bool:
-    return _jmx("FSNamesystemState")["NumLiveDataNodes"] != 0 and _jmx("NameNodeInfo")["Safemode"] == ""
+    # It is alive before it has told of its space; until then nothing can be written.
+    state = _jmx("FSNamesystemState")
+    return state["NumLiveDataNodes"] != 0 and state["CapacityRemaining"] != 0 and _jmx("NameNodeInfo")["Safemode"] == ""
 
 
 def _resourcemanager_ready() -> bool:
