@@ -107,6 +107,7 @@ def test_the_second_backup_copies_only_what_is_new(loaded: None, hive: Session, 
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.slow
 def test_a_backup_killed_at_any_step_leaves_the_one_before_and_is_continued(
     loaded: None, hive: Session, run: ops.Run, tmp_path: Path
 ) -> None:
@@ -124,6 +125,7 @@ def test_a_backup_killed_at_any_step_leaves_the_one_before_and_is_continued(
         assert not (folder / backup.JOURNAL).exists()
 
 
+@pytest.mark.slow
 def test_what_a_dead_run_commits_meanwhile_lets_the_dump_be_taken_again(
     loaded: None, hive: Session, run: ops.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
