@@ -39,7 +39,6 @@ from etl.settings import Role, settings
 from etl.sql_server import Session, session
 from etl.stack import machine
 from etl.stack.postgres import OWNERS
-from etl.storage import models_uri
 from etl.tables import declared_tables
 from etl.trees import ChangedError, Entry, Tree, each, local_chunks, sha256, tree_of, write_local
 
@@ -220,7 +219,7 @@ def trees() -> dict[str, Tree]:
     """Return what is copied besides Postgres, by name."""
     return {
         "hdfs": tree_of("hdfs", f"{settings().hdfs_uri}{settings().warehouse_path}"),
-        "models": tree_of("models", models_uri()),
+        "models": tree_of("models", settings().models_uri),
     }
 
 

@@ -22,6 +22,7 @@ from etl import core
 from etl.batches import published
 from etl.databases import opened
 from etl.errors import RefusedError, WarehouseError
+from etl.files import write
 from etl.log import run_main
 from etl.screens import console
 from etl.settings import ROOT, settings
@@ -62,10 +63,7 @@ class Progress:
 
     def save(self) -> None:
         """Write the file whole or not at all."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps({"input": self.input, "seconds": self.seconds, "ended": self.ended}, indent=1))
-        partial.replace(self.path)
+        write(self.path, json.dumps({"input": self.input, "seconds": self.seconds, "ended": self.ended}, indent=1))
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ class Settings(BaseSettings):
         """Return the port of a server, offset included; `name` is a field without `_port`."""
         return int(getattr(self, f"{name}_port")) + self.port_offset
 
-    @property
+    @functools.cached_property
     def passfile(self) -> Path:
         """The pgpass file as libpq takes it: where others may read the given one (a mounted secret), a private copy."""
         given = self.pgpass_file or self.data_dir / "secrets" / "pgpass"
@@ -113,6 +113,11 @@ class Settings(BaseSettings):
     def hdfs_uri(self) -> str:
         """Default file system, `hdfs://host:port`."""
         return f"hdfs://{self.namenode_host}:{self.port('namenode')}"
+
+    @property
+    def models_uri(self) -> str:
+        """Where files of MLflow's runs lie: `models_path`, by default a folder of this machine."""
+        return self.models_path.rstrip("/") or (self.data_dir / "mlflow").resolve().as_uri()
 
     @property
     def mlflow_tracking_uri(self) -> str:

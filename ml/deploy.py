@@ -159,9 +159,14 @@ def _kind(manifest: Manifest) -> str:
 
 def containers(manifest: Manifest) -> list[Manifest]:
     """Return the containers of an object that has pods."""
-    spec = manifest.get("spec", {})
-    pod = spec.get("jobTemplate", {}).get("spec", spec).get("template", {}).get("spec", {})
+    pod = _pod(manifest)
     return [*pod.get("initContainers", []), *pod.get("containers", [])]
+
+
+def _pod(manifest: Manifest) -> Manifest:
+    """Return what an object says of its pods; empty where it has none."""
+    spec = manifest.get("spec", {})
+    return spec.get("jobTemplate", {}).get("spec", spec).get("template", {}).get("spec", {})
 
 
 def obsolete(record: Record, rendering: str) -> list[Key]:
@@ -194,7 +199,7 @@ class Cluster:
     def require_secrets(self, rendering: str) -> None:
         """Refuse where a secret is missing that a pod would wait for."""
         for manifest in manifests(rendering).values():
-            for volume in _pod_volumes(manifest):
+            for volume in _pod(manifest).get("volumes", []):
                 name = volume.get("secret", {}).get("secretName")
                 if name and not self.run("get", "secret", name, "--ignore-not-found", "--output=name"):
                     raise RefusedError(
@@ -294,11 +299,6 @@ class Cluster:
         why = self._why({"batch.kubernetes.io/job-name": name})
         self.remove([("job.batch", name)])
         raise DeployError(f"job {name} did not end within {self.timeout} seconds: {why or 'it was still running'}")
-
-
-def _pod_volumes(manifest: Manifest) -> list[Manifest]:
-    spec = manifest.get("spec", {})
-    return spec.get("jobTemplate", {}).get("spec", spec).get("template", {}).get("spec", {}).get("volumes", [])
 
 
 def deploy(cluster: Cluster, rendering: str) -> None:

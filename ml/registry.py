@@ -22,7 +22,7 @@ from urllib.parse import quote, unquote, urlsplit
 from etl.databases import opened
 from etl.errors import RefusedError, WarehouseError
 from etl.settings import ROOT, settings
-from etl.storage import models_uri, storage
+from etl.storage import storage
 from ml.params import params
 
 if TYPE_CHECKING:
@@ -88,7 +88,9 @@ def client() -> MlflowClient:
 def tracked(run_name: str, tags: Mapping[str, object]) -> Iterator[str]:
     """Record an MLflow run; one that raises is marked as failed. Gives the run's id."""
     experiment = client().get_experiment_by_name(params().name)
-    experiment_id = experiment.experiment_id if experiment else client().create_experiment(params().name, artifact_location=models_uri())
+    experiment_id = (
+        experiment.experiment_id if experiment else client().create_experiment(params().name, artifact_location=settings().models_uri)
+    )
     run = client().create_run(experiment_id, run_name=run_name, tags={key: str(value) for key, value in tags.items()})
     try:
         yield run.info.run_id

@@ -237,7 +237,7 @@ def _mlflow() -> Server:
         [
             sys.executable, "-m", "mlflow", "server", "--host", here.host, "--port", str(here.port("mlflow")), "--workers", "1",
             "--backend-store-uri", here.mlflow_tracking_uri,
-            "--default-artifact-root", here.models_path or (here.data_dir / "mlflow").as_uri(),
+            "--default-artifact-root", here.models_uri,
         ],
         {"mlflow": here.port("mlflow")},
         _listens(here.port("mlflow")),
