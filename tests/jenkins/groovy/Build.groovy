@@ -113,7 +113,7 @@ class Build {
     /** Runs a step as Jenkins does: `sh -xe` with the build's environment, beside what belongs to the agent. */
     private void shell(Call step, Map<String, String> environment) {
         ProcessBuilder builder = new ProcessBuilder('sh', '-xe', '-c', step.values[0] as String).directory(workspace).redirectErrorStream(true)
-        builder.environment().keySet().removeIf { !(it in ['PATH', 'HOME', 'LANG', 'TMPDIR', 'JAVA_HOME']) && !it.startsWith('WAREHOUSE_') }
+        builder.environment().keySet().removeIf { !(it in ['PATH', 'HOME', 'LANG', 'TMPDIR', 'JAVA_HOME']) && !(it =~ /^(WAREHOUSE|CONTAINERS?)_/) }
         builder.environment().putAll(environment)
         Process process = builder.start()
         Thread reader = Thread.start { process.inputStream.eachLine { console.println it } }
