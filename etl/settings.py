@@ -60,6 +60,8 @@ class Settings(BaseSettings):
     nodemanager_http_port: int = Field(8042, description="port of the NodeManager's page")
     api_host: str = Field("127.0.0.1", description="address on which the API listens; 0.0.0.0 in a container")
     api_port: int = Field(8080, description="port of the API")
+    kafka_host: str = Field("127.0.0.1", description="Kafka broker")
+    kafka_port: int = Field(9092, description="port of the Kafka broker")
 
     postgres_os_user: str = Field("postgres", description="operating-system user of Postgres when the stack runs as root")
     readers_os_user: str = Field("warehouse-reader", description="operating-system user of the readers server as root")

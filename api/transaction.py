@@ -1,0 +1,78 @@
+"""One transaction as it comes in from outside: the model that the API and the stream job share.
+
+`python -m api.transaction` prints its JSON Schema, which stands in `api/transaction.v1.schema.json`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic_core import PydanticCustomError
+
+from etl.card_numbers import mask_card_numbers
+
+SCHEMA = Path(__file__).with_name("transaction.v1.schema.json")
+
+AHEAD = dt.timedelta(days=1)
+"""How far a transaction may lie after its arrival: 'now' of features and training is the newest transaction."""
+
+EARLIEST = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+def _no_card_number(value: int | str) -> int | str:
+    text = str(value)
+    if len(text) >= 13 and mask_card_numbers(text) != text:
+        raise PydanticCustomError("card_number", "may be a card number, which must not be sent")
+    return value
+
+
+def _in_range(value: dt.datetime) -> dt.datetime:
+    if value < EARLIEST:
+        raise PydanticCustomError("too_early", "lies before 1970")
+    return value
+
+
+Key = Annotated[int, Field(strict=True, gt=0, lt=2**63), AfterValidator(_no_card_number)]
+
+
+class Transaction(BaseModel):
+    """A card transaction, as the booking system sends it."""
+
+    # Messages of errors must not repeat what came in.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, title="Transaction", ser_json_temporal="iso8601")
+
+    transaction_id: Key = Field(description="Key from the booking system; the same key again is the same transaction")
+    customer_id: Key = Field(description="Customer whose card was used")
+    terminal_id: Key = Field(description="Terminal where it was used")
+    transacted_at: Annotated[AwareDatetime, Field(strict=True), AfterValidator(_in_range)] | None = Field(
+        None, description="Moment of the transaction, ISO 8601 with its zone; by default the moment of arrival"
+    )
+    amount: Annotated[Decimal, Field(ge=0, max_digits=12, decimal_places=2)] = Field(description="Amount in units of the currency")
+    currency: Annotated[str, Field(pattern="^[A-Z]{3}$")] = Field(description="Currency, ISO 4217")
+    channel: Literal["chip", "contactless", "magstripe", "online", "phone"] = Field(description="How the card was used")
+    device: Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_no_card_number)] | None = Field(
+        None, description="Kind of device that held the card or the order, where known"
+    )
+
+
+ONE = TypeAdapter(Transaction)
+
+
+def is_too_far_ahead(transaction: Transaction, received_at: dt.datetime) -> bool:
+    """Tell whether a transaction lies more than `AHEAD` after its arrival."""
+    return transaction.transacted_at is not None and transaction.transacted_at > received_at + AHEAD
+
+
+def schema() -> str:
+    """Return the JSON Schema of a transaction."""
+    content = {"$schema": "https://json-schema.org/draft/2020-12/schema", **ONE.json_schema()}
+    return json.dumps(content, indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    print(schema(), end="")
