@@ -1,0 +1,57 @@
+"""What arrives on the topic `transactions`, checked again: anybody may write there."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from api.transaction import ONE, Transaction, is_too_far_ahead
+from etl.card_numbers import mask_card_numbers
+
+MAX_PAYLOAD = 10_000
+"""Characters of a rejected message that are kept with the reason; the whole message is in raw.events."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a message stands, and when it arrived."""
+
+    partition: int
+    offset: int
+    received_at: dt.datetime
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A message that is no transaction, and why."""
+
+    place: Place
+    reason: str
+    column: str | None
+    payload: str
+
+
+def text_of(value: bytes | None) -> str:
+    """Return a message as text without card numbers; what is no UTF-8 becomes a mark."""
+    return mask_card_numbers((value or b"").decode("utf-8", errors="replace"))
+
+
+def parsed(value: bytes | None, place: Place) -> Transaction | Rejected:
+    """Read one message; the time of a transaction that has none is that of its arrival."""
+
+    def rejected(reason: str, column: str | None = None) -> Rejected:
+        return Rejected(place, mask_card_numbers(reason), column, text_of(value)[:MAX_PAYLOAD])
+
+    try:
+        found = ONE.validate_json(value or b"")
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        column = mask_card_numbers(".".join(map(str, first["loc"]))) or None
+        return rejected(first["msg"], column)
+    if found.transacted_at is None:
+        return found.model_copy(update={"transacted_at": place.received_at})
+    if is_too_far_ahead(found, place.received_at):
+        return rejected("lies more than a day after its arrival", "transacted_at")
+    return found

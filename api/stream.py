@@ -1,0 +1,307 @@
+"""The stream job: two queries of Structured Streaming, one that scores arrivals and tells of them, one that writes the tables.
+
+The first is short, so that a message goes out within a second or two; the second commits to the tables every `stream_tables_seconds`.
+Either begins again where its checkpoint on HDFS and what it has told say. An error ends the process: the next one starts from
+what is committed, never from what this one believed.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from api import arrivals, broker, champion
+from api.arrivals import Place
+from api.history import GIVEN, MARGIN_DAYS, History
+from api.scores import Scores, columns_of, identity
+from api.tables import TOPICS, TRANSACTIONS, Tables, ensure_tables, frame_of
+from api.transaction import Transaction
+from etl import ops
+from etl.errors import UnavailableError, WarehouseError
+from etl.log import logger, run_main
+from etl.settings import settings
+from etl.sql_server import first_sentence, session
+from ml.features import DAY, LOOKBACK_DAYS, known_at
+from ml.spark import main_snapshot
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.streaming import StreamingQuery
+
+LOOK_SECONDS = 10
+"""How often it is looked whether the champion, core or the reports have changed."""
+
+
+class StreamError(WarehouseError):
+    """A query ended."""
+
+
+def spark_session() -> SparkSession:
+    """Return the session of this job: a JVM of its own, configured as the loads are."""
+    from pyspark.sql import SparkSession
+
+    from etl.stack import configuration, jars
+    from etl.stack.servers import spark_environment
+
+    here = settings()
+    configuration.write_server("loads")
+    scratch = here.data_dir / "tmp" / "stream"
+    scratch.mkdir(parents=True, exist_ok=True)
+    os.environ.update(spark_environment("loads"))
+    class_path = os.pathsep.join(map(str, [*jars.spark_class_path(), *jars.stream_class_path()]))
+    properties = configuration.spark_defaults("loads") | {
+        "spark.master": "local[2]",
+        "spark.app.name": "stream",
+        "spark.driver.memory": here.stream_memory,
+        "spark.driver.extraClassPath": class_path,
+        "spark.executor.extraClassPath": class_path,
+        "spark.driver.extraJavaOptions": f"-Djava.io.tmpdir={scratch} -XX:+UseSerialGC -XX:MaxMetaspaceSize=512m",
+        "spark.local.dir": scratch,
+        "spark.plugins": "",
+        "spark.sql.shuffle.partitions": 2,
+        # Messages do not wait for tables.
+        "spark.scheduler.mode": "FAIR",
+        "spark.sql.streaming.minBatchesToRetain": 20,
+        "spark.sql.streaming.metricsEnabled": "false",
+        "spark.sql.adaptive.enabled": "false",
+    }
+    return SparkSession.builder.config(map={name: str(value) for name, value in properties.items()}).getOrCreate()
+
+
+def read_history(spark: SparkSession) -> tuple[History, int | None, int | None]:
+    """Return the recent transactions that core holds, with the snapshots of transactions and reports that they are of."""
+    snapshots = [
+        main_snapshot(spark, f"core.{name}") if spark.catalog.tableExists(f"core.{name}") else None
+        for name in (TRANSACTIONS.name, "fraud_reports")
+    ]
+    transactions, reports = snapshots
+    if transactions is None:
+        return History(columns_of([])), transactions, reports
+    rows = f"SELECT * FROM core.{TRANSACTIONS.name} VERSION AS OF {transactions}"
+    newest, oldest = spark.sql(f"SELECT unix_micros(max(transacted_at)), unix_micros(min(transacted_at)) FROM ({rows})").first() or (
+        None,
+        None,
+    )
+    if newest is None:
+        return History(columns_of([])), transactions, reports
+    start = newest - (LOOKBACK_DAYS + MARGIN_DAYS) * DAY
+    known = (
+        "SELECT NULL AS transaction_id, NULL AS reported_at, NULL AS is_fraud"
+        if reports is None
+        else f"SELECT * FROM core.fraud_reports VERSION AS OF {reports}"
+    )
+    table = spark.sql(
+        "SELECT t.transaction_id, customer_id, terminal_id, unix_micros(transacted_at) AS transacted_at, CAST(amount * 100 AS BIGINT) AS amount_cents, "
+        "coalesce(unix_micros(reported_at), 0) AS reported_at, coalesce(is_fraud, false) AS is_fraud "
+        f"FROM ({rows}) t LEFT JOIN ({known}) r ON t.transaction_id = r.transaction_id WHERE transacted_at >= timestamp_micros({start})"
+    ).toArrow()
+    columns = {name: table[name].to_numpy() for name in GIVEN[:-1]}
+    columns["known_at"] = known_at(columns["transacted_at"], table["reported_at"].to_numpy(), table["is_fraud"].to_numpy())
+    return History(columns, start if oldest < start else None), transactions, reports
+
+
+def read_validated(positions: list[TopicPartition]) -> list[tuple[int, ...]]:
+    """Return the transactions that were told from some positions on, as `identity` gives them."""
+    consumer = Consumer({**broker.consumer("stream-start"), "enable.partition.eof": False})
+    found: list[tuple[int, ...]] = []
+    try:
+        for position in positions:
+            low, end = consumer.get_watermark_offsets(position, 30)
+            begin = max(position.offset, low)
+            if begin >= end:
+                continue
+            consumer.assign([TopicPartition(position.topic, position.partition, begin)])
+            while True:
+                for message in consumer.consume(10_000, 1):
+                    if message.error():
+                        raise KafkaException(message.error())
+                    place = Place(position.partition, message.offset(), dt.datetime.now(dt.UTC))
+                    # The field that only these messages have is not one of a transaction.
+                    value = message.value().rpartition(b',"received_at":')[0] + b"}"
+                    one = arrivals.parsed(value, place)
+                    if isinstance(one, Transaction):
+                        found.append(identity(one))
+                (now,) = consumer.position([TopicPartition(position.topic, position.partition)])
+                if now.offset >= end:
+                    break
+    finally:
+        consumer.close()
+    return found
+
+
+class Job:
+    """The queries and what they share."""
+
+    def __init__(self, spark: SparkSession, run: ops.Run) -> None:
+        self.spark = spark
+        self.run = run
+        found = champion.newer(None)
+        if found is None:
+            logger.warning(
+                "there is no champion yet: transactions are passed on and scored by the next bash/score.sh; train one with bash/train.sh"
+            )
+        with session() as hive:
+            ensure_tables(hive, run, found.model.features if found else ())
+        self.tables = Tables(spark, run, self._committed)
+        history, self._transactions, self._reports = read_history(spark)
+        self.scores = Scores(history, found)
+        rows = read_validated(self.tables.positions())
+        history.take(columns_of(dict.fromkeys(rows)))
+        self.scores.uncommitted.update((row[0], row) for row in rows)
+        logger.info("history read", transactions=len(history), not_in_core=len(rows), champion=str(found.version) if found else "none")
+        self._stop = threading.Event()
+        self._failed: BaseException | None = None
+
+    def start(self) -> list[StreamingQuery]:
+        """Start both queries."""
+        here = settings()
+        arrivals_query = (
+            self._source(broker.TRANSACTIONS, here.stream_batch_rows)
+            .writeStream.queryName("scores")
+            .foreachBatch(self._score)
+            .option("checkpointLocation", f"{here.hdfs_uri}{here.warehouse_path}/_stream/scores")
+            .trigger(processingTime="200 milliseconds")
+        )
+        tables_query = (
+            self._source(",".join(TOPICS), 5 * here.stream_batch_rows)
+            .writeStream.queryName("tables")
+            .foreachBatch(self._write)
+            .option("checkpointLocation", f"{here.hdfs_uri}{here.warehouse_path}/_stream/tables")
+            .trigger(processingTime=f"{here.stream_tables_seconds} seconds")
+        )
+        self._queries = [arrivals_query.start(), tables_query.start()]
+        return self._queries
+
+    def stop(self, *_: object) -> None:
+        """End after the micro-batches under way."""
+        self._stop.set()
+
+    def watch(self) -> None:
+        """Look after the queries until `stop`.
+
+        Raises
+        ------
+        StreamError
+            When a query ended.
+        """
+        looked = 0.0
+        ready = settings().data_dir / "run" / "stream.ready"
+        while not self._stop.wait(1):
+            for query in self._queries:
+                if not query.isActive:
+                    raise StreamError(
+                        f"query {query.name} ended: {self._why(query)}; what it had not committed is done again by the next start"
+                    )
+            _touch(ready)
+            if time.monotonic() - looked >= LOOK_SECONDS:
+                self._look()
+                looked = time.monotonic()
+
+    def _why(self, query: StreamingQuery) -> str:
+        if self._failed is not None:
+            return f"{type(self._failed).__name__}: {first_sentence(self._failed)}"
+        error = query.exception()
+        return str(error).split("\n")[0] if error else "it was stopped"
+
+    def _source(self, topics: str, rows: int) -> DataFrame:
+        reader = self.spark.readStream.format("kafka").option("kafka.bootstrap.servers", broker.address()).option("subscribe", topics)
+        return (
+            reader.option("startingOffsets", "earliest")
+            .option("kafka.isolation.level", "read_committed")
+            .option("maxOffsetsPerTrigger", rows)
+            .load()
+        )
+
+    def _score(self, df: DataFrame, number: int) -> None:
+        self._guarded(lambda: self._take_scores(frame_of(df), number))
+
+    def _write(self, df: DataFrame, number: int) -> None:
+        # A name that the query keeps over restarts, but not over a new checkpoint, whose numbers begin again.
+        self._guarded(lambda: self._take_tables(df, f"{self._queries[1].id}-{number}"))
+
+    def _guarded(self, work: Any) -> None:
+        try:
+            work()
+        except BaseException as error:
+            self._failed = self._failed or error
+            raise
+
+    def _take_scores(self, rows: pa.Table, number: int) -> None:
+        if rows.num_rows:
+            started = time.monotonic()
+            told = self.scores.take(rows)
+            logger.info(
+                "told", batch=number, scored=told.scored, alerts=told.alerts, rejected=told.rejected, duplicates=told.duplicates, unscored=told.unscored,
+                seconds=round(time.monotonic() - started, 2), slowest=round(max(told.latencies, default=0), 2),
+            )  # fmt: skip
+
+    def _take_tables(self, df: DataFrame, name: str) -> None:
+        started = time.monotonic()
+        rows = frame_of(df)
+        added = self.tables.take(self.spark, rows, name)
+        if any(added.values()):
+            logger.info("tables written", **added, seconds=round(time.monotonic() - started, 2))
+
+    def _committed(self, ids: list[int]) -> None:
+        with self.scores.lock:
+            for one in ids:
+                self.scores.uncommitted.pop(one, None)
+
+    def _look(self) -> None:
+        """Take in a new champion, and what the batch lane has changed."""
+        found = champion.newer(self.scores.champion)
+        if found is not self.scores.champion and found is not None:
+            with session() as hive, ops.writer("mart.predictions", self.run, 600):
+                from ml import score
+
+                score.ensure_table(hive, found.model.features)
+            with self.scores.lock:
+                self.scores.champion = found
+            logger.info("another champion scores from now on", champion=str(found.version))
+        with self.tables.lock:
+            moved = self.tables.transactions.is_moved_by_others(self.spark, self._transactions)
+            reports = main_snapshot(self.spark, "core.fraud_reports") if self.spark.catalog.tableExists("core.fraud_reports") else None
+        if moved or reports != self._reports:
+            with self.scores.lock:
+                uncommitted = list(self.scores.uncommitted.values())
+            history, self._transactions, self._reports = read_history(self.spark)
+            with self.scores.lock:
+                history.take(columns_of(dict.fromkeys([*uncommitted, *self.scores.uncommitted.values()])))
+                self.scores.history = history
+            logger.info("core has changed: history read again", transactions=len(history))
+
+
+def _touch(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+
+def main() -> None:
+    """Run the job until it is told to end."""
+    try:
+        with ops.run("stream") as run:
+            job = Job(spark_session(), run)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, job.stop)
+            queries = job.start()
+            try:
+                job.watch()
+            finally:
+                for query in queries:
+                    query.stop()
+    except KafkaException as error:
+        raise UnavailableError(
+            f"Kafka at {broker.address()} does not answer: {error.args[0].str()}; start it with bash/stack.sh up --realtime"
+        ) from error
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,327 @@
+"""From messages to tables: raw.events, mart.predictions, mart.alerts, core.transactions, ops.rejects take what was told since the last time.
+
+Rows are only added, and only where their key is not there yet, so a micro-batch may be run again. Each table is written on a
+branch of this process and then moved to it, which Iceberg does only where nobody else has written meanwhile: what an earlier
+process still has under way when it dies ends on a branch that nobody reads.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import io
+import json
+import posixpath
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json
+import pyarrow.parquet as pq
+from confluent_kafka import Consumer, TopicPartition
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812
+
+from api import broker
+from etl import core, ops
+from etl.card_numbers import mask_card_numbers
+from etl.errors import BusyError
+from etl.settings import settings
+from etl.sql_server import Session, retried
+from etl.storage import storage
+from etl.tables import declared_tables
+from ml import score
+from ml.features import FEATURES
+from ml.score import KEYS, prediction_schema
+from ml.spark import main_snapshot
+
+GROUP = "stream-tables"
+WAIT_SECONDS = 600
+PREFIX = "stream_"
+TOPICS = (broker.TRANSACTIONS, broker.VALIDATED, broker.REJECTED, broker.PREDICTIONS, broker.ALERTS)
+TRANSACTIONS = declared_tables()["transactions"]
+UTC = pa.timestamp("us", "UTC")
+
+_MESSAGE = {name: pa.string() for name in ("transacted_at", "amount", "received_at", "scored_at")}
+_REASONS = prediction_schema({}).field("reasons").type
+_VALIDATED = pa.schema(
+    {
+        **dict.fromkeys(("transaction_id", "customer_id", "terminal_id"), pa.int64()),
+        **{name: _MESSAGE[name] for name in ("transacted_at", "amount", "received_at")},
+        **dict.fromkeys(("currency", "channel", "device"), pa.string()),
+    }
+)
+_SCORED = pa.schema(
+    {
+        **dict.fromkeys(("transaction_id", "customer_id", "terminal_id"), pa.int64()),
+        **_MESSAGE,
+        **dict.fromkeys(("model_name", "risk_level"), pa.string()),
+        "model_version": pa.int32(),
+        "fraud_probability": pa.float64(),
+        "is_fraud": pa.bool_(),
+    }
+)
+_ALERT = pa.schema(
+    [*_SCORED.remove(_SCORED.get_field_index("is_fraud")), *(_VALIDATED.field(name) for name in ("currency", "channel", "device"))]
+)
+
+
+class Table:
+    """An Iceberg table to which this process adds rows by key."""
+
+    def __init__(self, spark: SparkSession, name: str, run: ops.Run) -> None:
+        self.name = name
+        self._run = run
+        self._branch = f"{PREFIX}{run.run_id.replace('-', '_')}"
+        self._head: int | None = None
+        self._remove_branches(spark)
+
+    def add(self, spark: SparkSession, rows: pa.Table) -> int:
+        """Add the rows whose transaction_id is not there yet; returns how many.
+
+        Raises
+        ------
+        BusyError
+            When another writer holds the table for too long, or wrote to it without the lock.
+        """
+        if not rows.num_rows:
+            return 0
+        with ops.writer(self.name, self._run, WAIT_SECONDS):
+            bounds = pc.min_max(rows["transaction_id"]).as_py()
+            keys = spark.createDataFrame(rows.select(["transaction_id"]))
+            held = spark.table(self.name).where(F.col("transaction_id").between(bounds["min"], bounds["max"])).select("transaction_id")
+            there = held.join(F.broadcast(keys), "transaction_id", "left_semi").toArrow()["transaction_id"].combine_chunks()
+            absent = rows.filter(pc.invert(pc.is_in(rows["transaction_id"], there)))
+            if not absent.num_rows:
+                return 0
+            self._begin(spark)
+            frame = spark.createDataFrame(absent.drop_columns(["transaction_id"]).add_column(0, "transaction_id", absent["transaction_id"]))
+            writer = frame.select(*spark.table(self.name).columns).writeTo(f"{self.name}.branch_{self._branch}")
+            # A few rows of a few days: a shuffle would cost more than it orders.
+            writer = writer.option("distribution-mode", "none").option("fanout-enabled", "true")
+            writer.option("snapshot-property.lane", "stream").option("snapshot-property.run", self._run.run_id).append()
+            self._publish(spark)
+            return absent.num_rows
+
+    def is_moved_by_others(self, spark: SparkSession, since: int | None) -> bool:
+        """Tell whether somebody else wrote since a snapshot, or since what this process wrote last."""
+        return main_snapshot(spark, self.name) not in (since, self._head)
+
+    def _begin(self, spark: SparkSession) -> None:
+        if self._head is None or main_snapshot(spark, self.name) != self._head:
+            _commit(lambda: spark.sql(f"ALTER TABLE {self.name} CREATE OR REPLACE BRANCH {self._branch}"))
+            self._head = self._branch_head(spark)
+
+    def _publish(self, spark: SparkSession) -> None:
+        written = self._branch_head(spark)
+        (parent,) = spark.sql(f"SELECT parent_id FROM {self.name}.snapshots WHERE snapshot_id = {written}").first() or (None,)
+        if parent != self._head:
+            raise BusyError(f"{self.name} was written by another run while this one wrote to it; nothing was added, run again")
+        _commit(lambda: spark.sql(f"CALL spark_catalog.system.fast_forward('{self.name}', 'main', '{self._branch}')"))
+        self._head = written
+
+    def _branch_head(self, spark: SparkSession) -> int:
+        (head,) = spark.sql(f"SELECT snapshot_id FROM {self.name}.refs WHERE name = '{self._branch}'").first() or (0,)
+        return int(head)
+
+    def _remove_branches(self, spark: SparkSession) -> None:
+        left = spark.sql(f"SELECT name FROM {self.name}.refs WHERE type = 'BRANCH' AND name LIKE '{PREFIX}%'").collect()
+        if left:
+            with ops.writer(self.name, self._run, WAIT_SECONDS):
+                for (branch,) in left:
+                    _commit(lambda branch=branch: spark.sql(f"ALTER TABLE {self.name} DROP BRANCH IF EXISTS `{branch}`"))
+
+
+def _commit(statement: Callable[[], Any]) -> None:
+    retried(statement)
+
+
+def ensure_tables(hive: Session, run: ops.Run, features: tuple[str, ...]) -> None:
+    """Create what the lane writes, where it is missing; `features` are those of the champion."""
+    here = settings()
+    root = f"{here.hdfs_uri}{here.warehouse_path}"
+    hive.run_file("hive/raw/events/create.hql", location=f"{root}/raw/events")
+    hive.run_file("hive/mart/alerts/create.hql", location=f"{root}/mart/alerts")
+    with ops.writer(score.TABLE, run, WAIT_SECONDS):
+        score.ensure_table(hive, features)
+    if TRANSACTIONS.name not in core.existing(hive):
+        with ops.writer(f"core.{TRANSACTIONS.name}", run, WAIT_SECONDS):
+            types = {"transacted_at": "timestamp", "updated_at": "timestamp", "amount": "decimal(12,2)"}
+            types |= dict.fromkeys(KEYS[:3], "bigint") | dict.fromkeys(("currency", "channel", "device"), "string")
+            columns = {name: {"type": types[name]} for name in (*KEYS, "currency", "channel", "device", "updated_at")}
+            (target,) = core.targets(TRANSACTIONS, list(columns))
+            core.ensure_table(hive, target, columns)
+
+
+class Tables:
+    """The tables of the lane, and how far they have come.
+
+    Parameters
+    ----------
+    committed
+        Called with the keys of transactions that core holds now.
+    """
+
+    def __init__(self, spark: SparkSession, run: ops.Run, committed: Callable[[list[int]], None]) -> None:
+        self.lock = threading.Lock()
+        self._run = run
+        self._committed = committed
+        self.transactions = Table(spark, f"core.{TRANSACTIONS.name}", run)
+        self._predictions = Table(spark, score.TABLE, run)
+        self._alerts = Table(spark, "mart.alerts", run)
+        self._consumer = Consumer(broker.consumer(GROUP))
+        self._days: set[str] = set()
+        self.committed_at = dt.datetime.now(dt.UTC)
+
+    def take(self, spark: SparkSession, rows: pa.Table, name: str) -> dict[str, int]:
+        """Write one micro-batch of all topics.
+
+        Parameters
+        ----------
+        rows
+            topic, partition, offset, timestamp (UTC), key and value.
+        name
+            Of the micro-batch, the same when it is run again.
+        """
+
+        def of(topic: str) -> pa.Table:
+            return rows.filter(pc.equal(rows["topic"], topic))
+
+        with self.lock:
+            for day in _write_events(of(broker.TRANSACTIONS), name):
+                if day not in self._days:
+                    spark.sql(f"ALTER TABLE raw.events ADD IF NOT EXISTS PARTITION (received_on = DATE '{day}')")
+                    self._days.add(day)
+            self._run.reject(_rejects(of(broker.REJECTED)))
+            # First the decision, then the transaction: batch scoring takes every transaction without one.
+            added = {"predictions": self._predictions.add(spark, self._conformed(spark, of(broker.PREDICTIONS)))}
+            added["alerts"] = self._alerts.add(spark, _alerts(of(broker.ALERTS)))
+            arrived = _transactions(of(broker.VALIDATED))
+            added["transactions"] = self.transactions.add(spark, _filled(spark, f"core.{TRANSACTIONS.name}", arrived))
+            self._committed(arrived["transaction_id"].to_pylist())
+            self._remember(rows)
+            self.committed_at = dt.datetime.now(dt.UTC)
+            return added
+
+    def positions(self) -> list[TopicPartition]:
+        """Return from where on valid transactions may not be in core yet."""
+        partitions = self._consumer.list_topics(broker.VALIDATED, 30).topics[broker.VALIDATED].partitions
+        found = self._consumer.committed([TopicPartition(broker.VALIDATED, one) for one in partitions], 30)
+        return [TopicPartition(one.topic, one.partition, max(one.offset, 0)) for one in found]
+
+    def _remember(self, rows: pa.Table) -> None:
+        """Note how far the tables have come, for the next process and for whoever watches."""
+        newest = rows.group_by(["topic", "partition"]).aggregate([("offset", "max")]).to_pylist()
+        if newest:
+            self._consumer.commit(
+                offsets=[TopicPartition(one["topic"], one["partition"], one["offset_max"] + 1) for one in newest], asynchronous=False
+            )
+
+    def _conformed(self, spark: SparkSession, messages: pa.Table) -> pa.Table:
+        """Predictions with the table's own fields of `features`: another version may read others."""
+        struct = spark.table(score.TABLE).select("features.*").schema
+        types = {feature.name: feature.arrow_type for feature in FEATURES}
+        wanted = {field.name: types.get(field.name, pa.float64()) for field in struct}
+        given = pa.schema([*_SCORED, pa.field("reasons", _REASONS), pa.field("features", pa.struct(list(wanted.items())))])
+        read = _read(messages, given)
+        return pa.table([read[field.name] for field in prediction_schema(wanted)], prediction_schema(wanted)) if read.num_rows else read
+
+
+def _read(messages: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Read JSON messages of this lane's own into columns; times and amounts get their types, other fields are left out."""
+    if not messages.num_rows:
+        return schema.empty_table()
+    options = pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+    table = pyarrow.json.read_json(io.BytesIO(b"\n".join(messages["value"].to_pylist())), parse_options=options)
+    for name in table.column_names:
+        if name == "amount":
+            table = table.set_column(table.column_names.index(name), name, table[name].cast(pa.decimal128(12, 2)))
+        elif name.endswith("_at"):
+            table = table.set_column(table.column_names.index(name), name, table[name].cast(UTC))
+    return table
+
+
+def _transactions(messages: pa.Table) -> pa.Table:
+    read = _read(messages, _VALIDATED)
+    columns = {name: read[name] for name in read.column_names if name != "received_at"}
+    columns["updated_at"] = read["received_at"]
+    columns["lane"] = pa.repeat("stream", read.num_rows)
+    return pa.table(columns)
+
+
+def _filled(spark: SparkSession, table: str, rows: pa.Table) -> pa.Table:
+    """Rows with a null for each column that the source has gained since."""
+    for field in spark.table(table).schema:
+        if field.name not in rows.column_names:
+            rows = rows.append_column(field.name, pa.nulls(rows.num_rows))
+    return rows
+
+
+def _alerts(messages: pa.Table) -> pa.Table:
+    read = _read(messages, pa.schema([*_ALERT, pa.field("reasons", _REASONS)]))
+    columns = {name: read[name] for name in read.column_names if name != "received_at"}
+    return pa.table({**columns, "lane": pa.repeat("stream", read.num_rows)})
+
+
+def _rejects(messages: pa.Table) -> list[ops.Reject]:
+
+    found = [json.loads(value) for value in messages["value"].to_pylist()]
+    return [
+        ops.Reject(
+            "transactions",
+            f"topic {broker.TRANSACTIONS}/{one['partition']}",
+            one["reason"],
+            one["offset"],
+            None,
+            one["column"],
+            one["payload"],
+        )
+        for one in found
+    ]
+
+
+def _write_events(messages: pa.Table, name: str) -> list[str]:
+    """Write messages as they came in to a file of each day on which they arrived; run again, it writes the same files.
+
+    Returns the days, as ISO 8601.
+    """
+    if not messages.num_rows:
+        return []
+    values, is_masked = [], []
+    for value in messages["value"].to_pylist():
+        text = (value or b"").decode("utf-8", errors="replace")
+        masked = mask_card_numbers(text)
+        is_masked.append(masked != text)
+        values.append(masked.encode() if masked != text else value)
+    events = pa.table(
+        {
+            "topic_partition": messages["partition"],
+            "topic_offset": messages["offset"],
+            "received_at": messages["timestamp"].cast(UTC),
+            "message_key": messages["key"],
+            "message": pa.array(values, pa.binary()),
+            "is_masked": pa.array(is_masked),
+        }
+    )
+    days = pc.strftime(events["received_at"], "%Y-%m-%d")
+    found = sorted(pc.unique(days).to_pylist())
+    for day in found:
+        folder = f"{settings().warehouse_path}/raw/events/received_on={day}"
+        file = io.BytesIO()
+        pq.write_table(events.filter(pc.equal(days, day)), file, compression="zstd", coerce_timestamps="us")
+        _put(posixpath.join(folder, f"{name}.parquet"), file.getvalue())
+    return found
+
+
+def _put(path: str, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    part = posixpath.join(posixpath.dirname(path), "_" + posixpath.basename(path))
+    storage().write(part, content, overwrite=True)
+    storage().delete(path)
+    storage().rename(part, path)
+
+
+def frame_of(df: DataFrame) -> pa.Table:
+    """Return a micro-batch of Kafka's source as columns."""
+    return df.select("topic", "partition", "offset", "timestamp", "key", "value").toArrow()
