@@ -62,6 +62,7 @@ class Settings(BaseSettings):
     api_port: int = Field(8080, description="port of the API")
     kafka_host: str = Field("127.0.0.1", description="Kafka broker")
     kafka_port: int = Field(9092, description="port of the Kafka broker")
+    kafka_controller_port: int = Field(9093, description="port of the Kafka broker's own controller, loopback only")
 
     postgres_os_user: str = Field("postgres", description="operating-system user of Postgres when the stack runs as root")
     readers_os_user: str = Field("warehouse-reader", description="operating-system user of the readers server as root")

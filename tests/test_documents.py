@@ -62,14 +62,14 @@ def sentence(node: ast.expr) -> str:
 
 @functools.cache
 def told_by_code() -> dict[str, str]:
-    """Sentences of this project's errors in `etl` and `ml`, and of warnings; where each of them is."""
+    """Sentences of this project's errors in `etl`, `ml` and `api`, and of warnings; where each of them is."""
     found = {}
-    for path in sorted([*(ROOT / "etl").rglob("*.py"), *(ROOT / "ml").rglob("*.py")]):
+    for path in sorted(path for room in ("etl", "ml", "api") for path in (ROOT / room).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and node.args:
                 name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
-                # Errors of Python itself are caught, or are defects.
-                if name.endswith("Error") and name not in ("ValueError", "RuntimeError", "ArgumentTypeError"):
+                # Errors of Python itself are caught, or are defects; pydantic's are reasons of rejected rows.
+                if name.endswith("Error") and name not in ("ValueError", "RuntimeError", "ArgumentTypeError", "PydanticCustomError"):
                     found[sentence(node.args[0])] = str(path.relative_to(ROOT))
     return found
 

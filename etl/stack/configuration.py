@@ -43,6 +43,11 @@ def xml(properties: dict[str, object]) -> str:
     return f'<?xml version="1.0"?>\n<configuration>\n{rows}</configuration>\n'
 
 
+def java_properties(properties: dict[str, object]) -> str:
+    """Render properties as Java reads them."""
+    return "".join(f"{name}={value}\n" for name, value in properties.items())
+
+
 def core_site() -> dict[str, object]:
     """Properties that every client and server of HDFS shares."""
     return {
@@ -126,6 +131,44 @@ def capacity_scheduler() -> dict[str, object]:
         f"{queue}.queues": "default",
         f"{queue}.default.capacity": 100,
         "yarn.scheduler.capacity.maximum-am-resource-percent": 0.5,
+    }
+
+
+def kafka_properties() -> dict[str, object]:
+    """Properties of the Kafka broker: one node that is its own controller."""
+    here = settings()
+    controller = f"{own_address()}:{here.port('kafka_controller')}"
+    return {
+        "process.roles": "broker,controller",
+        "node.id": 1,
+        "controller.quorum.bootstrap.servers": controller,
+        "controller.listener.names": "CONTROLLER",
+        "listeners": f"PLAINTEXT://{here.host}:{here.port('kafka')},CONTROLLER://{controller}",
+        "advertised.listeners": f"PLAINTEXT://{here.kafka_host}:{here.port('kafka')}",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "inter.broker.listener.name": "PLAINTEXT",
+        "log.dirs": here.data_dir / "kafka" / "log",
+        # A misspelt topic is an error; topics are declared in api/topics.yaml.
+        "auto.create.topics.enable": "false",
+        "message.max.bytes": 2 * 1024 * 1024,
+        "default.replication.factor": 1,
+        "offsets.topic.replication.factor": 1,
+        "offsets.topic.num.partitions": 4,
+        "transaction.state.log.replication.factor": 1,
+        "transaction.state.log.min.isr": 1,
+        "transaction.state.log.num.partitions": 4,
+        # One broker has no replica to ask after a power failure: what it acknowledged is on the disk within a second.
+        "log.flush.interval.ms": 1000,
+        "log.flush.scheduler.interval.ms": 500,
+        # Only whole segments are removed: small ones keep to the retention.
+        "log.segment.bytes": 64 * 1024 * 1024,
+        "log.index.size.max.bytes": 1024 * 1024,
+        "log.retention.check.interval.ms": 60000,
+        "log.cleaner.dedupe.buffer.size": 16 * 1024 * 1024,
+        "num.network.threads": 2,
+        "num.io.threads": 4,
+        "background.threads": 2,
+        "group.initial.rebalance.delay.ms": 0,
     }
 
 
@@ -294,6 +337,9 @@ def write_server(name: str) -> None:
             _write_spark("loads")
             # The loads' folder is the configuration of every job, on YARN as well.
             write(folder("loads") / "yarn-site.xml", xml(yarn_site()))
+        case "kafka":
+            write(folder("kafka") / "log4j2.properties", LOG4J.format(level="warn"))
+            write(folder("kafka") / "server.properties", java_properties(kafka_properties()))
         case "readers":
             _write_spark("readers")
             write(folder("readers") / "java.policy", readers_policy())
@@ -313,5 +359,5 @@ def _write_spark(reader: Reader) -> None:
 
 def write_all() -> None:
     """Write the configuration of every server."""
-    for name in ("namenode", "resourcemanager", "metastore", "readers_metastore", "loads", "readers"):
+    for name in ("namenode", "resourcemanager", "metastore", "readers_metastore", "loads", "readers", "kafka"):
         write_server(name)

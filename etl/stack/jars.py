@@ -168,6 +168,16 @@ def spark_class_path() -> list[Path]:
     return sorted((settings().jars_dir / "spark").glob("*.jar"))
 
 
+def kafka_class_path() -> list[Path]:
+    """Class path of the Kafka broker and its tools."""
+    return sorted((settings().jars_dir / "kafka").glob("*.jar"))
+
+
+def stream_class_path() -> list[Path]:
+    """Jars of Spark's Kafka source: on the class path of the stream job's driver, beside `spark_class_path`."""
+    return sorted((settings().jars_dir / "stream").glob("*.jar"))
+
+
 def main() -> None:
     """Fetch the jars; with `copy SERVER FOLDER`, copy those of PySpark that a server needs."""
     match sys.argv[1:]:

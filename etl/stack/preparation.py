@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 import subprocess
+import sys
+import uuid
 
 import psutil
 
 from etl.errors import RefusedError, WarehouseError
-from etl.settings import settings
-from etl.stack import jars, machine, postgres
-from etl.stack.servers import hadoop_java, metastore_environment, metastore_java
+from etl.settings import ROOT, settings
+from etl.stack import configuration, jars, machine, postgres
+from etl.stack.servers import hadoop_java, kafka_java, metastore_environment, metastore_java
 
 DATABASES = ("raw", "core", "feature", "mart", "ops")
 
@@ -55,6 +58,31 @@ def _format_namenode() -> None:
     if ran.returncode:
         raise WarehouseError(f"the NameNode's folder {name} could not be formatted: {ran.stderr.strip()[-500:]}")
     mark.touch()
+
+
+def _format_kafka() -> None:
+    folder = settings().data_dir / "kafka"
+    mark = folder / "formatted"
+    if mark.exists():
+        return
+    # As with the NameNode: a format that was killed has no mark, and nothing was stored yet.
+    shutil.rmtree(folder / "log", ignore_errors=True)
+    properties = configuration.folder("kafka") / "server.properties"
+    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    arguments = ("format", f"--cluster-id={cluster}", "--standalone", "--config", str(properties))
+    command = kafka_java("128m", "kafka.tools.StorageTool", *arguments)
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        raise WarehouseError(f"Kafka's folder {folder} could not be formatted: {(ran.stderr or ran.stdout).strip()[-500:]}")
+    mark.touch()
+
+
+def _make_topics() -> None:
+    # The topics are declared where they are used; what uses them is not known here.
+    command = [sys.executable, "-m", "api.topics"]
+    ran = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        raise WarehouseError(f"Kafka's topics could not be made: {ran.stderr.strip()[-500:]}")
 
 
 def _make_metastore_schema() -> None:
@@ -115,10 +143,11 @@ def _make_hive_databases() -> None:
                 )
 
 
-_BEFORE = {"postgres": postgres.initialise, "namenode": _format_namenode, "metastore": _make_metastore_schema}
+_BEFORE = {"postgres": postgres.initialise, "namenode": _format_namenode, "metastore": _make_metastore_schema, "kafka": _format_kafka}
 _AFTER = {
     "postgres": postgres.ensure_databases,
     "datanode": _make_hdfs_folders,
     "metastore": postgres.grant_metastore_reader,
     "loads": _make_hive_databases,
+    "kafka": _make_topics,
 }

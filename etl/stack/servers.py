@@ -115,6 +115,12 @@ def metastore_java(name: str, heap: str, main: str, *arguments: str) -> list[str
     return _java(heap, [configuration.folder(name), *jars.metastore_class_path()], main, *arguments, options=(log,))
 
 
+def kafka_java(heap: str, main: str, *arguments: str) -> list[str]:
+    """Return the command of a Kafka program."""
+    log = f"-Dlog4j2.configurationFile={configuration.folder('kafka') / 'log4j2.properties'}"
+    return _java(heap, jars.kafka_class_path(), main, *arguments, options=(log,))
+
+
 def metastore_environment(name: str) -> dict[str, str]:
     """Return the environment of a Hive Metastore program."""
     return {
@@ -230,6 +236,19 @@ def _metastore(name: str, heap: str, after: tuple[str, ...]) -> Server:
     )
 
 
+def _kafka() -> Server:
+    here = settings()
+    return Server(
+        "kafka",
+        kafka_java("384m", "kafka.Kafka", str(configuration.folder("kafka") / "server.properties")),
+        {"kafka": here.port("kafka"), "kafka_controller": here.port("kafka_controller")},
+        _listens(here.port("kafka")),
+        group="realtime",
+        # It closes its logs in order, and need not look through them at the next start.
+        stop_seconds=60,
+    )
+
+
 def _mlflow() -> Server:
     here = settings()
     return Server(
@@ -270,6 +289,7 @@ _DESCRIBED: dict[str, Callable[[], Server]] = {
         *("resourcemanager", "scheduler", "tracker", "resourcemanager_http"),
     ),
     "nodemanager": lambda: _yarn("nodemanager", "NodeManager", _nodemanager_ready, "resourcemanager", "nodemanager", "nodemanager_http"),
+    "kafka": _kafka,
 }
 
 

@@ -1,0 +1,130 @@
+"""The declared topics: made where they are missing, altered where the declaration changed; `python -m api.topics`."""
+
+from __future__ import annotations
+
+import argparse
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic, ResourceType
+
+from api import broker
+from etl.errors import RefusedError, UnavailableError
+from etl.log import logger, run_main
+
+DECLARATION = Path(__file__).with_name("topics.yaml")
+ANSWER_SECONDS = 30
+HOUR_MS = 3_600_000
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic as it is declared."""
+
+    name: str
+    partitions: int
+    retention_hours: int
+
+    @property
+    def retention_ms(self) -> str:
+        """Retention as Kafka writes it."""
+        return str(self.retention_hours * HOUR_MS)
+
+
+def declared(path: Path = DECLARATION) -> list[Topic]:
+    """Return the topics of a declaration.
+
+    Raises
+    ------
+    RefusedError
+        When a topic has anything but partitions and retention_hours, both whole and above zero.
+    """
+    topics = []
+    for name, fields in yaml.safe_load(path.read_text()).items():
+        if (
+            not isinstance(fields, dict)
+            or fields.keys() != {"partitions", "retention_hours"}
+            or any(type(value) is not int or value < 1 for value in fields.values())
+        ):
+            raise RefusedError(f"{path.name}: topic {name} needs partitions and retention_hours, whole numbers above zero, no more")
+        topics.append(Topic(name, **fields))
+    return topics
+
+
+def apply(topics: list[Topic], configuration: dict[str, Any] | None = None) -> None:
+    """Make the broker's topics as declared; topics that are not declared stay as they are.
+
+    Raises
+    ------
+    RefusedError
+        When a topic has more partitions than declared: messages in them would be lost. Then nothing is changed.
+    UnavailableError
+        When the broker does not answer.
+    """
+    admin = AdminClient(configuration or broker.client())
+    try:
+        found = {name: len(topic.partitions) for name, topic in admin.list_topics(timeout=ANSWER_SECONDS).topics.items()}
+        if larger := [topic for topic in topics if found.get(topic.name, 0) > topic.partitions]:
+            raise RefusedError(
+                "; ".join(f"topic {topic.name} has {found[topic.name]} partitions, {topic.partitions} are declared" for topic in larger)
+                + "; partitions cannot be taken away: declare as many in api/topics.yaml, or drain and delete the topic first"
+            )
+        _make([topic for topic in topics if topic.name not in found], admin)
+        known = [topic for topic in topics if topic.name in found]
+        _add_partitions([topic for topic in known if found[topic.name] < topic.partitions], admin)
+        _set_retention(known, admin)
+    except KafkaException as error:
+        raise UnavailableError(f"the broker at {broker.address()} does not do it: {error.args[0].str()}; is Kafka up?") from error
+
+
+def _make(topics: list[Topic], admin: AdminClient) -> None:
+    if not topics:
+        return
+    new = [
+        NewTopic(topic.name, num_partitions=topic.partitions, replication_factor=1, config={"retention.ms": topic.retention_ms})
+        for topic in topics
+    ]
+    _await(admin.create_topics(new))
+    for topic in topics:
+        logger.info("topic made", topic=topic.name, partitions=topic.partitions, retention_hours=topic.retention_hours)
+
+
+def _add_partitions(topics: list[Topic], admin: AdminClient) -> None:
+    if topics:
+        _await(admin.create_partitions([NewPartitions(topic.name, topic.partitions) for topic in topics]))
+        for topic in topics:
+            logger.info("topic has more partitions", topic=topic.name, partitions=topic.partitions)
+
+
+def _set_retention(topics: list[Topic], admin: AdminClient) -> None:
+    resources = {ConfigResource(ResourceType.TOPIC, topic.name): topic for topic in topics}
+    if not resources:
+        return
+    changed = []
+    for resource, answer in admin.describe_configs(list(resources)).items():
+        topic = resources[resource]
+        if answer.result(ANSWER_SECONDS)["retention.ms"].value != topic.retention_ms:
+            entry = ConfigEntry("retention.ms", topic.retention_ms, incremental_operation=AlterConfigOpType.SET)
+            changed.append(ConfigResource(ResourceType.TOPIC, topic.name, incremental_configs=[entry]))
+            logger.info("topic has another retention", topic=topic.name, retention_hours=topic.retention_hours)
+    if changed:
+        _await(admin.incremental_alter_configs(changed))
+
+
+def _await(answers: dict[Any, Future[Any]]) -> None:
+    for answer in answers.values():
+        answer.result(ANSWER_SECONDS)
+
+
+def main() -> None:
+    """Make the broker's topics as `api/topics.yaml` declares them."""
+    argparse.ArgumentParser(prog="python -m api.topics", description=__doc__).parse_args()
+    apply(declared())
+
+
+if __name__ == "__main__":
+    run_main(main)
