@@ -76,31 +76,28 @@ def spark_session() -> SparkSession:
     return SparkSession.builder.config(map={name: str(value) for name, value in properties.items()}).getOrCreate()
 
 
+def newest_of(spark: SparkSession, table: str) -> int | None:
+    """Return a table's newest snapshot, None where it has none or does not exist."""
+    return main_snapshot(spark, table) if spark.catalog.tableExists(table) else None
+
+
 def read_history(spark: SparkSession) -> tuple[History, int | None, int | None]:
     """Return the recent transactions that core holds, with the snapshots of transactions and reports that they are of."""
-    snapshots = [
-        main_snapshot(spark, f"core.{name}") if spark.catalog.tableExists(f"core.{name}") else None
-        for name in (TRANSACTIONS.name, "fraud_reports")
-    ]
-    transactions, reports = snapshots
+    transactions, reports = newest_of(spark, f"core.{TRANSACTIONS.name}"), newest_of(spark, "core.fraud_reports")
     if transactions is None:
         return History(columns_of([])), transactions, reports
     rows = f"SELECT * FROM core.{TRANSACTIONS.name} VERSION AS OF {transactions}"
-    newest, oldest = spark.sql(f"SELECT unix_micros(max(transacted_at)), unix_micros(min(transacted_at)) FROM ({rows})").first() or (
-        None,
-        None,
-    )
+    ((newest, oldest),) = spark.sql(f"SELECT unix_micros(max(transacted_at)), unix_micros(min(transacted_at)) FROM ({rows})").collect()
     if newest is None:
         return History(columns_of([])), transactions, reports
     start = newest - (LOOKBACK_DAYS + MARGIN_DAYS) * DAY
-    known = (
-        "SELECT NULL AS transaction_id, NULL AS reported_at, NULL AS is_fraud"
-        if reports is None
-        else f"SELECT * FROM core.fraud_reports VERSION AS OF {reports}"
-    )
+    known = "SELECT NULL AS transaction_id, NULL AS reported_at, NULL AS is_fraud"
+    if reports is not None:
+        known = f"SELECT * FROM core.fraud_reports VERSION AS OF {reports}"
     table = spark.sql(
-        "SELECT t.transaction_id, customer_id, terminal_id, unix_micros(transacted_at) AS transacted_at, CAST(amount * 100 AS BIGINT) AS amount_cents, "
-        "coalesce(unix_micros(reported_at), 0) AS reported_at, coalesce(is_fraud, false) AS is_fraud "
+        "SELECT t.transaction_id, customer_id, terminal_id, unix_micros(transacted_at) AS transacted_at, "
+        "CAST(amount * 100 AS BIGINT) AS amount_cents, coalesce(unix_micros(reported_at), 0) AS reported_at, "
+        "coalesce(is_fraud, false) AS is_fraud "
         f"FROM ({rows}) t LEFT JOIN ({known}) r ON t.transaction_id = r.transaction_id WHERE transacted_at >= timestamp_micros({start})"
     ).toArrow()
     columns = {name: table[name].to_numpy() for name in GIVEN[:-1]}
@@ -268,7 +265,7 @@ class Job:
             logger.info("another champion scores from now on", champion=str(found.version))
         with self.tables.lock:
             moved = self.tables.transactions.is_moved_by_others(self.spark, self._transactions)
-            reports = main_snapshot(self.spark, "core.fraud_reports") if self.spark.catalog.tableExists("core.fraud_reports") else None
+            reports = newest_of(self.spark, "core.fraud_reports")
         if moved or reports != self._reports:
             with self.scores.lock:
                 uncommitted = list(self.scores.uncommitted.values())

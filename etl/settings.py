@@ -64,6 +64,11 @@ class Settings(BaseSettings):
     kafka_port: int = Field(9092, description="port of the Kafka broker")
     kafka_controller_port: int = Field(9093, description="port of the Kafka broker's own controller, loopback only")
 
+    stream_metrics_port: int = Field(9108, description="port of the stream job's metrics")
+    stream_memory: str = Field("1g", description="heap of the stream job, as Java writes it")
+    stream_batch_rows: int = Field(10000, ge=1, description="messages that the stream job takes at a time")
+    stream_tables_seconds: float = Field(10, gt=0, description="how often the stream job commits to the tables, seconds")
+
     postgres_os_user: str = Field("postgres", description="operating-system user of Postgres when the stack runs as root")
     readers_os_user: str = Field("warehouse-reader", description="operating-system user of the readers server as root")
 

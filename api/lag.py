@@ -1,0 +1,74 @@
+"""How far the stream job is behind: messages that arrived and are not scored, or are not in the tables."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from api import broker
+from etl.errors import UnavailableError, WarehouseError
+from etl.log import run_main
+
+TIMEOUT_SECONDS = 10
+GROUPS = {"scores": "stream", "tables": "stream-tables"}
+"""Queries of the job by the group under which each notes how far it has come."""
+
+
+class LagError(WarehouseError):
+    """The job is further behind than it may be."""
+
+
+@dataclass(frozen=True)
+class Lag:
+    """Messages of one partition that a query has still before it."""
+
+    query: str
+    partition: int
+    messages: int
+
+
+def lags() -> Iterator[Lag]:
+    """Return the lag of each query on each partition of `transactions`.
+
+    Raises
+    ------
+    UnavailableError
+        When the broker does not answer.
+    """
+    try:
+        for query, group in GROUPS.items():
+            consumer = Consumer(broker.consumer(group))
+            try:
+                topics = consumer.list_topics(broker.TRANSACTIONS, TIMEOUT_SECONDS).topics
+                places = [TopicPartition(broker.TRANSACTIONS, one) for one in topics[broker.TRANSACTIONS].partitions]
+                for place in consumer.committed(places, TIMEOUT_SECONDS):
+                    first, end = consumer.get_watermark_offsets(place, TIMEOUT_SECONDS)
+                    yield Lag(query, place.partition, end - max(place.offset, first))
+            finally:
+                consumer.close()
+    except KafkaException as error:
+        raise UnavailableError(f"Kafka at {broker.address()} does not answer; start it with bash/stack.sh up --realtime") from error
+
+
+def main() -> None:
+    """Parse the command line and print the lag."""
+    parser = argparse.ArgumentParser(prog="bash/stream.sh lag", description=__doc__)
+    parser.add_argument("--max", type=int, help="fail above so many messages, of either query, all partitions together")
+    arguments = parser.parse_args()
+    found = list(lags())
+    print(f"{'query':<8} {'partition':>9} {'messages':>10}")
+    for one in found:
+        print(f"{one.query:<8} {one.partition:>9} {one.messages:>10,}")
+    behind = {query: sum(one.messages for one in found if one.query == query) for query in GROUPS}
+    over = [
+        f"{query} is {count:,} messages behind" for query, count in behind.items() if arguments.max is not None and count > arguments.max
+    ]
+    if over:
+        raise LagError(f"{' and '.join(over)}, more than {arguments.max:,}; look at bash/stack.sh logs stream")
+
+
+if __name__ == "__main__":
+    run_main(main)
