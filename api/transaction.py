@@ -37,7 +37,7 @@ def _in_range(value: dt.datetime) -> dt.datetime:
     return value
 
 
-Key = Annotated[int, Field(strict=True, gt=0, lt=2**63), AfterValidator(_no_card_number)]
+Key = Annotated[int, Field(strict=True, ge=0, lt=2**63), AfterValidator(_no_card_number)]
 
 
 class Transaction(BaseModel):

@@ -60,6 +60,7 @@ class Settings(BaseSettings):
     nodemanager_http_port: int = Field(8042, description="port of the NodeManager's page")
     api_host: str = Field("127.0.0.1", description="address on which the API listens; 0.0.0.0 in a container")
     api_port: int = Field(8080, description="port of the API")
+    api_key_file: Path | None = Field(None, description="key that bash/stream_csv.sh has at the API; empty: data_dir/secrets/api.key")
     kafka_host: str = Field("127.0.0.1", description="Kafka broker")
     kafka_port: int = Field(9092, description="port of the Kafka broker")
     kafka_controller_port: int = Field(9093, description="port of the Kafka broker's own controller, loopback only")

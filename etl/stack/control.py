@@ -61,13 +61,13 @@ def _refuse_what_cannot_work(servers: list[Server]) -> None:
         )
 
 
-def up(groups: set[str]) -> None:
-    """Start what does not run yet, in order, and return when all of it answers."""
+def up(wanted: set[str]) -> None:
+    """Start what does not run yet of some groups or single servers, in order, and return when all of it answers."""
     settings().data_dir.mkdir(parents=True, exist_ok=True)
     with _alone():
         jars.ensure()
         postgres.ensure_secrets()
-        servers = {name: server for name, server in all_servers().items() if server.group in groups}
+        servers = {name: server for name, server in all_servers().items() if {name, server.group} & wanted}
         running = {name for name, info in supervision.states().items() if info["statename"] == "RUNNING"}
         waiting = [server for name, server in servers.items() if name not in running]
         if waiting:

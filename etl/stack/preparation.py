@@ -14,7 +14,7 @@ import psutil
 from etl.errors import RefusedError, WarehouseError
 from etl.settings import ROOT, settings
 from etl.stack import configuration, jars, machine, postgres
-from etl.stack.servers import hadoop_java, kafka_java, metastore_environment, metastore_java
+from etl.stack.servers import hadoop_java, heartbeat, kafka_java, metastore_environment, metastore_java
 
 DATABASES = ("raw", "core", "feature", "mart", "ops")
 
@@ -143,7 +143,13 @@ def _make_hive_databases() -> None:
                 )
 
 
-_BEFORE = {"postgres": postgres.initialise, "namenode": _format_namenode, "metastore": _make_metastore_schema, "kafka": _format_kafka}
+_BEFORE = {
+    "postgres": postgres.initialise,
+    "namenode": _format_namenode,
+    "metastore": _make_metastore_schema,
+    "kafka": _format_kafka,
+    "stream": lambda: heartbeat("stream").unlink(missing_ok=True),
+}
 _AFTER = {
     "postgres": postgres.ensure_databases,
     "datanode": _make_hdfs_folders,

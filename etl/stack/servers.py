@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from etl.settings import ROOT, settings
 from etl.stack import configuration, jars, machine, postgres
 
 ADD_OPENS = [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in ("java.lang", "java.util", "java.net", "java.nio")]
+STALE_SECONDS = 30
+"""A process without a port touches its heartbeat every ten seconds; after this many it is not ready."""
 LOG4J1_OVER_2 = "-Dlog4j1.compatibility=true"
 
 
@@ -249,6 +252,26 @@ def _kafka() -> Server:
     )
 
 
+def heartbeat(name: str) -> Path:
+    """File that a process without a port touches at least every ten seconds while it works."""
+    return settings().data_dir / "run" / f"{name}.ready"
+
+
+def _beats(name: str) -> Callable[[], bool]:
+    return lambda: time.time() - heartbeat(name).stat().st_mtime < STALE_SECONDS
+
+
+def _api_ready() -> bool:
+    here = settings()
+    return bool(_get(f"http://{configuration.own_address()}:{here.port('api')}/health/ready"))
+
+
+def _realtime(name: str, module: str, is_ready: Callable[[], bool], after: tuple[str, ...], ports: dict[str, int] | None = None) -> Server:
+    # Called by name: nothing of `api` is imported here.
+    environment = {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    return Server(name, [sys.executable, "-m", module], ports or {}, is_ready, after, environment, group="realtime")
+
+
 def _mlflow() -> Server:
     here = settings()
     return Server(
@@ -290,6 +313,8 @@ _DESCRIBED: dict[str, Callable[[], Server]] = {
     ),
     "nodemanager": lambda: _yarn("nodemanager", "NodeManager", _nodemanager_ready, "resourcemanager", "nodemanager", "nodemanager_http"),
     "kafka": _kafka,
+    "api": lambda: _realtime("api", "api", _api_ready, ("kafka",), {"api": settings().port("api")}),
+    "stream": lambda: _realtime("stream", "api.stream", _beats("stream"), ("kafka", "loads")),
 }
 
 
