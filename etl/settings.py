@@ -87,6 +87,7 @@ class Settings(BaseSettings):
     model_dir: Path | None = Field(None, description="folder of an exported champion (the model image's); empty: the registry's")
     as_of: str = Field("", description="'now' for features, training and scoring, ISO 8601; empty: newest transaction")
     git_commit: str = Field("", description="commit of this code, in an image; empty: asked of git")
+    notify_file: Path = Field(ROOT / "api" / "notify.yaml", description="where alerts are sent: channels, templates, retries")
     log_format: Literal["text", "json"] = Field("text", description="log lines for people (text) or machines (json)")
 
     spark_executors: int = Field(2, ge=1, description="executors of a job on YARN or Kubernetes")

@@ -1,4 +1,4 @@
-"""The local stack for tests: servers and data of their own, started once for the whole run."""
+"""The local stack, and a Postgres alone, for tests: servers and data of their own, started once for the whole run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from etl.settings import settings
 from tests import own_stack
+from tests.postgres import scratch_postgres
 
 PORT_OFFSET = 12000
 
@@ -24,3 +25,10 @@ def stack() -> Iterator[None]:
     yield
     if is_own:
         control.down()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[None]:
+    """Run a Postgres with the project's databases, for tests that need nothing else."""
+    with scratch_postgres():
+        yield

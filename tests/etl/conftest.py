@@ -1,18 +1,10 @@
-"""A scratch Postgres for the tests of this folder, started once."""
+"""The databases of the tests of this folder, emptied."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.postgres import rows, scratch_postgres
-
-
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[None]:
-    with scratch_postgres():
-        yield
+from tests.postgres import rows
 
 
 @pytest.fixture
