@@ -103,3 +103,8 @@ def test_every_server_of_the_local_stack_has_a_service_but_the_optional_ones():
     commands = {" ".join(service.get("command", [])) for service in services.values()}
     assert set(_DESCRIBED) - commands <= {"postgres", "mlflow", "resourcemanager", "nodemanager", "kafka", "api", "stream", "notify"}
     assert "postgres" in services
+
+
+def test_postgres_is_made_as_on_the_local_stack():
+    arguments = services["postgres"]["environment"]["POSTGRES_INITDB_ARGS"].split()
+    assert {"--encoding=UTF8", "--locale=C", "--data-checksums"} <= set(arguments)
