@@ -26,6 +26,10 @@ from ml.features import FEATURES, known_at
 
 GROUP = "stream"
 TIMEOUT_SECONDS = 30
+
+Message = tuple[str, int | None, bytes]
+"""Topic, customer (None: no key) and value."""
+
 DESCRIPTIONS = {feature.name: feature.description for feature in FEATURES}
 
 
@@ -84,7 +88,7 @@ class Scores:
             if not fresh:
                 return told
             valid, rejected = self._checked(fresh, told)
-            messages = [(broker.REJECTED, None, _rejected(one)) for one in rejected]
+            messages: list[Message] = [(broker.REJECTED, None, _rejected(one)) for one in rejected]
             messages += [(broker.VALIDATED, one.customer_id, _validated(one, place)) for one, place in valid]
             messages += self._scored(valid, told)
             self._tell(messages, {row[0].partition: row[0].offset + 1 for row in fresh})
@@ -121,7 +125,7 @@ class Scores:
                 rejected.append(Rejected(place, reason, "transaction_id", arrivals.text_of(value)[: arrivals.MAX_PAYLOAD]))
         return valid, rejected
 
-    def _scored(self, valid: list[tuple[Transaction, Place]], told: Told) -> list[tuple[str, int | None, bytes]]:
+    def _scored(self, valid: list[tuple[Transaction, Place]], told: Told) -> list[Message]:
         columns = columns_of(identity(one) for one, _ in valid)
         within = self.history.reaches(columns["transacted_at"])
         columns = {name: values[within] for name, values in columns.items()}
@@ -135,7 +139,7 @@ class Scores:
             return []
         predictions = _rows(self.champion.score(found, dt.datetime.now(dt.UTC)))
         told.scored = len(predictions)
-        messages: list[tuple[str, int | None, bytes]] = []
+        messages: list[Message] = []
         sources = [row for row, is_within in zip(valid, within, strict=True) if is_within]
         for prediction, (transaction, place) in zip(predictions, sources, strict=True):
             prediction["received_at"] = _iso(place.received_at)
@@ -145,7 +149,7 @@ class Scores:
                 messages.append((broker.ALERTS, transaction.customer_id, _alert(prediction, transaction)))
         return messages
 
-    def _tell(self, messages: list[tuple[str, int | None, bytes]], offsets: dict[int, int]) -> None:
+    def _tell(self, messages: list[Message], offsets: dict[int, int]) -> None:
         producer = self._producer
         producer.begin_transaction()
         for topic, key, value in messages:

@@ -12,13 +12,12 @@ import os
 import signal
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from api import arrivals, broker, champion
+from api import arrivals, broker, champion, meters
 from api.arrivals import Place
 from api.history import GIVEN, MARGIN_DAYS, History
 from api.scores import Scores, columns_of, identity
@@ -29,6 +28,7 @@ from etl.errors import UnavailableError, WarehouseError
 from etl.log import logger, run_main
 from etl.settings import settings
 from etl.sql_server import first_sentence, session
+from etl.stack.servers import heartbeat, spark_environment
 from ml.features import DAY, LOOKBACK_DAYS, known_at
 from ml.spark import main_snapshot
 
@@ -49,7 +49,6 @@ def spark_session() -> SparkSession:
     from pyspark.sql import SparkSession
 
     from etl.stack import configuration, jars
-    from etl.stack.servers import spark_environment
 
     here = settings()
     configuration.write_server("loads")
@@ -73,7 +72,10 @@ def spark_session() -> SparkSession:
         "spark.sql.streaming.metricsEnabled": "false",
         "spark.sql.adaptive.enabled": "false",
     }
-    return SparkSession.builder.config(map={name: str(value) for name, value in properties.items()}).getOrCreate()
+    session = SparkSession.builder.config(map={name: str(value) for name, value in properties.items()}).getOrCreate()
+    # It would warn of every micro-batch that takes longer than the pause between two.
+    session.sparkContext.setLogLevel("ERROR")
+    return session
 
 
 def newest_of(spark: SparkSession, table: str) -> int | None:
@@ -120,9 +122,9 @@ def read_validated(positions: list[TopicPartition]) -> list[tuple[int, ...]]:
                 for message in consumer.consume(10_000, 1):
                     if message.error():
                         raise KafkaException(message.error())
-                    place = Place(position.partition, message.offset(), dt.datetime.now(dt.UTC))
+                    place = Place(position.partition, message.offset() or 0, dt.datetime.now(dt.UTC))
                     # The field that only these messages have is not one of a transaction.
-                    value = message.value().rpartition(b',"received_at":')[0] + b"}"
+                    value = (message.value() or b"").rpartition(b',"received_at":')[0] + b"}"
                     one = arrivals.parsed(value, place)
                     if isinstance(one, Transaction):
                         found.append(identity(one))
@@ -165,7 +167,7 @@ class Job:
             .writeStream.queryName("scores")
             .foreachBatch(self._score)
             .option("checkpointLocation", f"{here.hdfs_uri}{here.warehouse_path}/_stream/scores")
-            .trigger(processingTime="200 milliseconds")
+            .trigger(processingTime="500 milliseconds")
         )
         tables_query = (
             self._source(",".join(TOPICS), 5 * here.stream_batch_rows)
@@ -190,14 +192,15 @@ class Job:
             When a query ended.
         """
         looked = 0.0
-        ready = settings().data_dir / "run" / "stream.ready"
+        beat = heartbeat("stream")
+        beat.parent.mkdir(parents=True, exist_ok=True)
         while not self._stop.wait(1):
             for query in self._queries:
                 if not query.isActive:
                     raise StreamError(
                         f"query {query.name} ended: {self._why(query)}; what it had not committed is done again by the next start"
                     )
-            _touch(ready)
+            beat.touch()
             if time.monotonic() - looked >= LOOK_SECONDS:
                 self._look()
                 looked = time.monotonic()
@@ -232,18 +235,23 @@ class Job:
             raise
 
     def _take_scores(self, rows: pa.Table, number: int) -> None:
-        if rows.num_rows:
-            started = time.monotonic()
+        if not rows.num_rows:
+            return
+        with meters.BATCH_SECONDS.time():
             told = self.scores.take(rows)
-            logger.info(
-                "told", batch=number, scored=told.scored, alerts=told.alerts, rejected=told.rejected, duplicates=told.duplicates, unscored=told.unscored,
-                seconds=round(time.monotonic() - started, 2), slowest=round(max(told.latencies, default=0), 2),
-            )  # fmt: skip
+        outcomes = {"scored": told.scored, "unscored": told.unscored, "rejected": told.rejected, "duplicate": told.duplicates}
+        for outcome, count in outcomes.items():
+            meters.ROWS.labels(outcome).inc(count)
+        meters.ALERTS.inc(told.alerts)
+        for latency in told.latencies:
+            meters.LATENCY_SECONDS.observe(latency)
+        logger.info("told", batch=number, **outcomes, alerts=told.alerts, slowest=round(max(told.latencies, default=0), 2))
 
     def _take_tables(self, df: DataFrame, name: str) -> None:
         started = time.monotonic()
         rows = frame_of(df)
         added = self.tables.take(self.spark, rows, name)
+        meters.TABLES_AT.set(self.tables.committed_at.timestamp())
         if any(added.values()):
             logger.info("tables written", **added, seconds=round(time.monotonic() - started, 2))
 
@@ -253,7 +261,9 @@ class Job:
                 self.scores.uncommitted.pop(one, None)
 
     def _look(self) -> None:
-        """Take in a new champion, and what the batch lane has changed."""
+        """Take in a new champion, and what the batch lane has changed; tell how far behind everything is."""
+        meters.LAG.set(sum(self.scores.lag().values()))
+        meters.look_at_watermarks()
         found = champion.newer(self.scores.champion)
         if found is not self.scores.champion and found is not None:
             with session() as hive, ops.writer("mart.predictions", self.run, 600):
@@ -276,15 +286,11 @@ class Job:
             logger.info("core has changed: history read again", transactions=len(history))
 
 
-def _touch(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
-
-
 def main() -> None:
     """Run the job until it is told to end."""
     try:
         with ops.run("stream") as run:
+            meters.serve()
             job = Job(spark_session(), run)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, job.stop)

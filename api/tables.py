@@ -1,4 +1,4 @@
-"""From messages to tables: raw.events, mart.predictions, mart.alerts, core.transactions, ops.rejects take what was told since the last time.
+"""From messages to tables: raw.events, mart.predictions, mart.alerts, core.transactions, ops.rejects take what was told since last time.
 
 Rows are only added, and only where their key is not there yet, so a micro-batch may be run again. Each table is written on a
 branch of this process and then moved to it, which Iceberg does only where nobody else has written meanwhile: what an earlier
@@ -13,7 +13,6 @@ import json
 import posixpath
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -110,7 +109,7 @@ class Table:
 
     def _begin(self, spark: SparkSession) -> None:
         if self._head is None or main_snapshot(spark, self.name) != self._head:
-            _commit(lambda: spark.sql(f"ALTER TABLE {self.name} CREATE OR REPLACE BRANCH {self._branch}"))
+            self._commit(spark, f"ALTER TABLE {self.name} CREATE OR REPLACE BRANCH {self._branch}")
             self._head = self._branch_head(spark)
 
     def _publish(self, spark: SparkSession) -> None:
@@ -118,7 +117,7 @@ class Table:
         (parent,) = spark.sql(f"SELECT parent_id FROM {self.name}.snapshots WHERE snapshot_id = {written}").first() or (None,)
         if parent != self._head:
             raise BusyError(f"{self.name} was written by another run while this one wrote to it; nothing was added, run again")
-        _commit(lambda: spark.sql(f"CALL spark_catalog.system.fast_forward('{self.name}', 'main', '{self._branch}')"))
+        self._commit(spark, f"CALL spark_catalog.system.fast_forward('{self.name}', 'main', '{self._branch}')")
         self._head = written
 
     def _branch_head(self, spark: SparkSession) -> int:
@@ -130,11 +129,12 @@ class Table:
         if left:
             with ops.writer(self.name, self._run, WAIT_SECONDS):
                 for (branch,) in left:
-                    _commit(lambda branch=branch: spark.sql(f"ALTER TABLE {self.name} DROP BRANCH IF EXISTS `{branch}`"))
+                    self._commit(spark, f"ALTER TABLE {self.name} DROP BRANCH IF EXISTS `{branch}`")
 
-
-def _commit(statement: Callable[[], Any]) -> None:
-    retried(statement)
+    @staticmethod
+    def _commit(spark: SparkSession, statement: str) -> None:
+        """Run a statement that may be repeated; again where another writer wins."""
+        retried(lambda: spark.sql(statement))
 
 
 def ensure_tables(hive: Session, run: ops.Run, features: tuple[str, ...]) -> None:

@@ -44,8 +44,11 @@ CREATE TABLE IF NOT EXISTS ops.rejects (
     reason text NOT NULL,
     -- the row as received, card numbers masked
     payload text,
-    rejected_at timestamptz NOT NULL DEFAULT clock_timestamp()
+    rejected_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- when a message of the stream lane was sent again
+    replayed_at timestamptz
 );
+ALTER TABLE ops.rejects ADD COLUMN IF NOT EXISTS replayed_at timestamptz;
 CREATE UNIQUE INDEX IF NOT EXISTS rejects_once ON ops.rejects (
     table_name, origin, coalesce(line, -1), coalesce(key, ''), coalesce(column_name, ''), md5(reason || coalesce(payload, ''))
 );

@@ -1,0 +1,38 @@
+"""What the stream job tells Prometheus, on `stream_metrics_port`."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
+
+from etl.databases import opened
+from etl.settings import settings
+
+ROWS = Counter("fraud_stream_rows_total", "Messages on the topic transactions by what became of them", ["outcome"])
+ALERTS = Counter("fraud_stream_alerts_total", "Alerts told")
+BATCH_SECONDS = Histogram(
+    "fraud_stream_batch_seconds", "Time of a micro-batch from reading to telling", buckets=(0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
+)
+LATENCY_SECONDS = Histogram(
+    "fraud_stream_latency_seconds",
+    "Time of a transaction from arrival to its messages",
+    buckets=(0.1, 0.2, 0.5, 1, 1.5, 2, 3, 5, 10, 30, 60, 300),
+)
+TABLES_AT = Gauge("fraud_stream_tables_committed_timestamp_seconds", "When the tables last held all that was told until then")
+LAG = Gauge("fraud_stream_lag", "Messages on the topic transactions that are not told yet")
+WATERMARK_AGE = Gauge("fraud_watermark_age_seconds", "Age of the moment from which the next extract of a table reads", ["table"])
+
+
+def serve() -> None:
+    """Answer Prometheus in a thread of this process."""
+    start_http_server(settings().port("stream_metrics"), settings().api_host)
+
+
+def look_at_watermarks() -> None:
+    """Read from the records of batches how old each table's watermark is."""
+    with opened("etl", "warehouse") as session, session.cursor() as cursor:
+        cursor.execute(
+            "SELECT table_name, extract(epoch FROM clock_timestamp() - max(next_from))::float8 FROM ops.batches "
+            "WHERE state = 'published' AND next_from IS NOT NULL GROUP BY table_name"
+        )
+        for table, age in cursor.fetchall():
+            WATERMARK_AGE.labels(table).set(age)
