@@ -17,6 +17,11 @@ LATENCY_SECONDS = Histogram(
     "Time of a transaction from arrival to its messages",
     buckets=(0.1, 0.2, 0.5, 1, 1.5, 2, 3, 5, 10, 30, 60, 300),
 )
+TABLES_SECONDS = Histogram(
+    "fraud_stream_tables_latency_seconds",
+    "Time of a transaction from arrival to the tables",
+    buckets=(1, 2, 5, 10, 12, 15, 20, 25, 30, 45, 60, 120, 300, 900),
+)
 TABLES_AT = Gauge("fraud_stream_tables_committed_timestamp_seconds", "When the tables last held all that was told until then")
 LAG = Gauge("fraud_stream_lag", "Messages on the topic transactions that are not told yet")
 WATERMARK_AGE = Gauge("fraud_watermark_age_seconds", "Age of the moment from which the next extract of a table reads", ["table"])

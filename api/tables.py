@@ -22,7 +22,7 @@ from confluent_kafka import Consumer, TopicPartition
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F  # noqa: N812
 
-from api import broker
+from api import broker, meters
 from etl import core, ops
 from etl.card_numbers import mask_card_numbers
 from etl.errors import BusyError
@@ -202,6 +202,8 @@ class Tables:
             self._committed(arrived["transaction_id"].to_pylist())
             self._remember(rows)
             self.committed_at = dt.datetime.now(dt.UTC)
+            for moment in arrived["updated_at"].to_pylist():
+                meters.TABLES_SECONDS.observe((self.committed_at - moment).total_seconds())
             return added
 
     def positions(self) -> list[TopicPartition]:

@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
 # Set up, start the local stack, run the whole warehouse on it and print a summary. Twice is harmless and fast.
 # Usage: bash/demo.sh [--compose] [--input FILE|DIR]
+#        bash/demo.sh --realtime [--stream FILE] [--rate N] [--count N] [--to api|kafka]
 #   --compose  on the servers of docker/compose.yaml, in a container: nothing but Docker is needed here
 #   --input    Parquet or CSV with the columns of the Fraud Detection Handbook's data; without it, a simulated bank
+#   --realtime on the local stack: the main job where it has not run yet, then a stream CSV (the simulated one) through the API,
+#              and what became of it: ingested, scored, alerted, with how long each took
 # Stopped by Ctrl-C, it goes on where it was when it is run again.
 source "$(dirname "$0")/lib.sh"
 if [ "${1:-}" = --compose ]; then
@@ -16,4 +19,9 @@ if [ "${1:-}" = --compose ]; then
   exit
 fi
 "$ROOT/bash/setup.sh"
+if [ "${1:-}" = --realtime ]; then
+  shift
+  py api.demo "$@"
+  exit
+fi
 py etl.demo "$@"

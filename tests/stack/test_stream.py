@@ -1,0 +1,276 @@
+"""The stream job on a real broker: every message ends in the tables once, scored as the batch lane would score it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from pyspark.sql import SparkSession
+
+from api import broker, lag, rejects
+from etl import ops
+from etl.settings import ROOT, settings
+from etl.sql_server import Session
+from etl.stack import control
+from etl.storage import storage
+from ml import build_features, models, registry
+from ml.registry import Version
+from tests.kills import Step, killed_at
+from tests.postgres import rows
+from tests.stack.test_train_score import DAY, FIRST, bank, bank_rows, champion, cleared, put, spark
+
+__all__ = ["bank", "champion", "cleared", "spark"]
+
+LOADED_DAYS = 24
+JOB = """
+    import sys
+    from etl.log import run_main
+    from api import stream
+    sys.argv = ["stream"]
+    run_main(stream.main)
+"""
+
+
+def core_rows() -> pa.Table:
+    """The small bank's transactions with every column of core."""
+    table = bank_rows()["core.transactions"]
+    amount = pa.array([Decimal(cents).scaleb(-2) for cents in table["amount_cents"].to_pylist()], pa.decimal128(12, 2))
+    columns = {name: table[name] for name in ("transaction_id", "customer_id", "terminal_id", "transacted_at")}
+    columns["amount"] = amount
+    text = {"currency": "EUR", "channel": "chip", "device": "card"}
+    columns |= {name: pa.array([value] * len(table)) for name, value in text.items()}
+    columns["updated_at"] = table["transacted_at"]
+    columns["lane"] = pa.array(["batch"] * len(table))
+    return pa.table(columns)
+
+
+def is_loaded(table: pa.Table) -> pa.Array:
+    return pc.less(table["transacted_at"].cast(pa.int64()), FIRST + LOADED_DAYS * DAY)
+
+
+def to_come() -> list[dict[str, object]]:
+    """What arrives by the stream, in the order of its time."""
+    table = core_rows()
+    arriving = table.filter(pc.invert(is_loaded(table))).drop_columns(["updated_at", "lane"]).to_pylist()
+    return [{**row, "transacted_at": row["transacted_at"].isoformat(), "amount": str(row["amount"])} for row in arriving]
+
+
+def send(messages: list[object]) -> None:
+    """Put messages on the topic: objects as JSON, bytes as they are."""
+    producer = Producer(broker.producer())
+    for message in messages:
+        if isinstance(message, bytes):
+            producer.produce(broker.TRANSACTIONS, message)
+        else:
+            producer.produce(broker.TRANSACTIONS, json.dumps(message), str(message["customer_id"]))
+    assert producer.flush(60) == 0
+
+
+def told(topic: str) -> list[dict]:
+    """Every message of a topic that was committed."""
+    consumer = Consumer(broker.consumer("test"))
+    found = []
+    for partition in consumer.list_topics(topic, 10).topics[topic].partitions:
+        place = TopicPartition(topic, partition, 0)
+        low, end = consumer.get_watermark_offsets(place, 10)
+        if low == end:
+            continue
+        consumer.assign([TopicPartition(topic, partition, low)])
+        while consumer.position([place])[0].offset < end:
+            found += [json.loads(message.value()) for message in consumer.consume(1000, 1)]
+    consumer.close()
+    return found
+
+
+@contextlib.contextmanager
+def job() -> Iterator[subprocess.Popen[bytes]]:
+    """Run the stream job; it must end in peace."""
+    log = settings().data_dir / "logs" / "stream-test.log"
+    with log.open("wb") as out, subprocess.Popen([sys.executable, "-m", "api.stream"], cwd=ROOT, stdout=out, stderr=out) as process:
+        try:
+            yield process
+            assert process.poll() is None, log.read_text()[-3000:]
+            process.terminate()
+            assert process.wait(90) == 0, log.read_text()[-3000:]
+        finally:
+            process.kill()
+
+
+def wait(for_what: Callable[[], bool], seconds: float = 240) -> None:
+    until = time.monotonic() + seconds
+    while not for_what():
+        assert time.monotonic() < until, (settings().data_dir / "logs" / "stream-test.log").read_text()[-3000:]
+        time.sleep(0.5)
+
+
+def is_written() -> bool:
+    """Whether the tables hold what arrived and what was told of it."""
+    consumer = Consumer(broker.consumer(lag.GROUPS["tables"]))
+    try:
+        for topic in (broker.TRANSACTIONS, broker.VALIDATED, broker.PREDICTIONS, broker.REJECTED, broker.ALERTS):
+            places = [TopicPartition(topic, one) for one in consumer.list_topics(topic, 10).topics[topic].partitions]
+            for place in consumer.committed(places, 10):
+                # A transaction ends with a mark of its own, which is no message.
+                low, end = consumer.get_watermark_offsets(place, 10)
+                if end - max(place.offset, low) > 1:
+                    return False
+    finally:
+        consumer.close()
+    return all(one.messages == 0 for one in lag.lags())
+
+
+@pytest.fixture
+def lane(champion: Version, spark: SparkSession, hive: Session, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A champion, the first days in core, a broker with empty topics, no checkpoint."""
+    monkeypatch.setenv("WAREHOUSE_STREAM_TABLES_SECONDS", "1")
+    table = core_rows()
+    put(spark, "core.transactions", table.filter(is_loaded(table)))
+    for name in ("raw.events", "mart.alerts", "mart.predictions"):
+        hive.run(f"DROP TABLE IF EXISTS {name}")
+    for folder in ("_stream", "raw/events", "mart/alerts"):
+        storage().delete(f"{settings().warehouse_path}/{folder}", recursive=True)
+    rows("TRUNCATE ops.rejects", role="etl", dbname="warehouse")
+    control.up({"kafka"})
+    empty_topics()
+    yield
+    for name in ("raw.events", "mart.alerts"):
+        hive.run(f"DROP TABLE IF EXISTS {name}")
+
+
+def empty_topics() -> None:
+    """Remove the topics and what groups have committed, and make the topics anew."""
+    from confluent_kafka.admin import AdminClient
+
+    from api import topics
+
+    admin = AdminClient(broker.client())
+    for future in admin.delete_topics([name for name in admin.list_topics(timeout=10).topics if not name.startswith("_")]).values():
+        future.result(30)
+    for future in admin.delete_consumer_groups([*lag.GROUPS.values()]).values():
+        with contextlib.suppress(Exception):
+            future.result(30)
+    topics.main()
+
+
+def ids(found: list[dict]) -> list[int]:
+    return sorted(one["transaction_id"] for one in found)
+
+
+def column(hive: Session, statement: str) -> list:
+    return [row[0] for row in hive.run(statement)]
+
+
+def test_arrivals_end_in_every_table_once_with_the_features_and_scores_of_the_batch_lane(
+    lane: None, spark: SparkSession, hive: Session, run: ops.Run, champion: Version
+):
+    arriving = to_come()
+    wanted = ids(arriving)
+    again, other = arriving[7], {**arriving[8], "amount": "1.23"}
+    poison = [
+        b"no JSON at all",
+        b'{"transaction_id": "5"}',
+        b"\xff\xfe\x00",
+        b"",
+        b"x" * 1_000_000,
+        {**arriving[0], "transaction_id": 10**9, "device": "4111 1111 1111 1111"},
+        {**arriving[0], "transaction_id": 10**9 + 1, "note": "?"},
+        {**arriving[0], "transaction_id": 10**9 + 2, "transacted_at": "2999-01-01T00:00:00Z"},
+    ]
+    with job():
+        send(arriving[:200])
+        wait(lambda: len(told(broker.PREDICTIONS)) == 200)
+        send([*poison, again, other, *arriving[200:]])
+        wait(lambda: len(told(broker.PREDICTIONS)) == len(arriving))
+        wait(is_written)
+
+    assert ids(told(broker.PREDICTIONS)) == ids(told(broker.VALIDATED)) == wanted
+    assert column(hive, "SELECT transaction_id FROM core.transactions WHERE lane = 'stream' ORDER BY 1") == wanted
+    assert column(hive, "SELECT transaction_id FROM mart.predictions ORDER BY 1") == wanted
+    high = column(hive, "SELECT transaction_id FROM mart.predictions WHERE risk_level = 'HIGH' ORDER BY 1")
+    assert 0 < len(high) < len(wanted)
+    assert column(hive, "SELECT transaction_id FROM mart.alerts ORDER BY 1") == ids(told(broker.ALERTS)) == high
+    ((streamed, arrived),) = hive.run(
+        "SELECT count(*), count_if(t.amount = s.amount AND t.channel = 'chip' AND t.device = 'card') FROM core.transactions t "
+        "JOIN mart.predictions s USING (transaction_id) WHERE t.transacted_at = s.transacted_at"
+    )
+    assert streamed == arrived == len(wanted)
+    # Every message as it came, the bad ones with their reasons, and no card number anywhere.
+    assert column(hive, "SELECT count(*) FROM raw.events") == [len(arriving) + len(poison) + 2]
+    rejected = rows("SELECT reason, column_name, payload FROM ops.rejects", role="etl", dbname="warehouse")
+    assert len(rejected) == len(poison) + 1
+    reasons = {(str(name), str(reason)) for reason, name, _ in rejected}
+    assert ("transaction_id", "is the key of another transaction that came before") in reasons
+    assert ("device", "may be a card number, which must not be sent") in reasons
+    assert ("note", "Extra inputs are not permitted") in reasons
+    assert ("transacted_at", "lies more than a day after its arrival") in reasons
+    assert not any("4111" in str(payload) for _, _, payload in rejected)
+    assert column(hive, "SELECT count(*) FROM raw.events WHERE CAST(message AS string) LIKE '%4111%'") == [0]
+    assert column(hive, "SELECT count(*) FROM raw.events WHERE is_masked") == [1]
+
+    build_features.build(spark, True, run)
+    built = spark.sql(
+        "SELECT * FROM feature.transactions JOIN (SELECT transaction_id FROM mart.predictions) USING (transaction_id)"
+    ).toArrow()
+    scored = spark.sql("SELECT transaction_id, fraud_probability, features.* FROM mart.predictions").toArrow().sort_by("transaction_id")
+    built = built.sort_by("transaction_id")
+    model = models.load(registry.read_files(champion))
+    for name in model.features:
+        np.testing.assert_array_equal(
+            built[name].cast(pa.float64()).to_numpy(), scored[name].cast(pa.float64()).to_numpy(), err_msg=name, strict=True
+        )
+    matrix = models.matrix({name: built[name].cast(pa.float64()).to_numpy() for name in model.features}, model.features)
+    np.testing.assert_array_equal(model.probability(matrix), scored["fraud_probability"].to_numpy())
+
+
+def test_what_was_rejected_is_mended_and_sent_again_and_then_waits_no_more(lane: None, hive: Session):
+    wrong = {**to_come()[0], "channel": "pigeon"}
+    with job():
+        send([wrong, b"not JSON"])
+        wait(lambda: len(rejects.waiting()) == 2)
+        by_reason = {one.column: one.reject_id for one in rejects.waiting()}
+        ran = subprocess.run([ROOT / "bash" / "rejects.sh", "replay", "--set", "channel=chip"], capture_output=True, text=True, check=False)
+        assert (ran.returncode, len(rejects.waiting())) == (1, 1)
+        assert "1 of 2 messages are still no transactions" in ran.stderr
+        assert rejects.waiting()[0].reject_id == by_reason[None]
+        wait(lambda: len(told(broker.PREDICTIONS)) == 1)
+        wait(is_written)
+    assert column(hive, "SELECT channel FROM core.transactions WHERE lane = 'stream'") == ["chip"]
+
+
+STEPS = {
+    "before anything is told": Step("api.scores:Scores._tell", "before"),
+    "told, before the query notes it": Step("api.scores:Scores._tell", "after"),
+    "events are written": Step("api.tables:_write_events", "after"),
+    "predictions are on the branch": Step("api.tables:Table._publish", "before"),
+    "predictions are published": Step("api.tables:Table._publish", "after"),
+    "all tables are written, before they are noted": Step("api.tables:Tables._remember", "before"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+def test_a_job_killed_anywhere_is_gone_on_with_and_everything_is_there_once(lane: None, hive: Session, step: Step):
+    arriving = to_come()
+    send([*arriving[:300], b"no JSON", arriving[3]])
+    killed_at(step, JOB)
+    send(arriving[300:])
+    with job():
+        wait(lambda: len(told(broker.PREDICTIONS)) >= len(arriving))
+        wait(is_written)
+    wanted = ids(arriving)
+    assert ids(told(broker.PREDICTIONS)) == ids(told(broker.VALIDATED)) == wanted
+    assert column(hive, "SELECT transaction_id FROM core.transactions WHERE lane = 'stream' ORDER BY 1") == wanted
+    assert column(hive, "SELECT transaction_id FROM mart.predictions ORDER BY 1") == wanted
+    assert column(hive, "SELECT count(*) FROM raw.events") == [len(arriving) + 2]
+    assert ids(told(broker.ALERTS)) == column(hive, "SELECT transaction_id FROM mart.alerts ORDER BY 1")
+    assert rows("SELECT count(*) FROM ops.rejects", role="etl", dbname="warehouse") == [(1,)]
