@@ -30,7 +30,7 @@ from etl.settings import settings
 from etl.sql_server import first_sentence, session
 from etl.stack.servers import heartbeat, spark_environment
 from ml.features import DAY, LOOKBACK_DAYS, known_at
-from ml.spark import main_snapshot
+from ml.spark import CONNECT_VARIABLES, main_snapshot
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -54,6 +54,9 @@ def spark_session() -> SparkSession:
     configuration.write_server("loads")
     scratch = here.data_dir / "tmp" / "stream"
     scratch.mkdir(parents=True, exist_ok=True)
+    # What is left of a Connect session in the caller's environment would make this one a client.
+    for name in CONNECT_VARIABLES:
+        os.environ.pop(name, None)
     os.environ.update(spark_environment("loads"))
     class_path = os.pathsep.join(map(str, [*jars.spark_class_path(), *jars.stream_class_path()]))
     properties = configuration.spark_defaults("loads") | {
