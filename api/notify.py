@@ -171,7 +171,8 @@ def consume(here: Configuration, stop: threading.Event) -> None:
     heartbeat = settings().data_dir / "run" / "notify.ready"
     heartbeat.parent.mkdir(parents=True, exist_ok=True)
     joined = threading.Event()
-    consumer = Consumer(broker.consumer("notify"))
+    # One that was killed holds its partition so long.
+    consumer = Consumer({**broker.consumer("notify"), "session.timeout.ms": 10_000})
     consumer.subscribe([broker.ALERTS], on_assign=lambda *_: joined.set(), on_lost=lambda *_: joined.clear())
     names = list(here.channels)
     with ThreadPoolExecutor(len(names)) as pool:
