@@ -137,9 +137,10 @@ def deliver_next(session: connection, here: Configuration, name: str) -> bool:
             return True
         attempts += 1
         try:
-            channel.send(key, here.render(name, Alert.model_validate_json(payload)))
-        except DeliveryError as error:
-            is_dead = error.is_final or attempts >= here.retry.attempts
+            channel.send(key, here.render(name, parse(payload.encode())))
+        except (DeliveryError, ValueError) as error:
+            # Other code may have recorded what this one does not take for an alert.
+            is_dead = attempts >= here.retry.attempts or not isinstance(error, DeliveryError) or error.is_final
             if is_dead:
                 cursor.execute(END, ("dead", attempts, str(error), key, name))
                 logger.error("dead letter", channel=name, key=key, attempts=attempts, error=str(error))
@@ -171,7 +172,8 @@ def consume(here: Configuration, stop: threading.Event) -> None:
     heartbeat = settings().data_dir / "run" / "notify.ready"
     heartbeat.parent.mkdir(parents=True, exist_ok=True)
     joined = threading.Event()
-    consumer = Consumer(broker.consumer("notify"))
+    # One that was killed holds its partition so long.
+    consumer = Consumer({**broker.consumer("notify"), "session.timeout.ms": 10_000})
     consumer.subscribe([broker.ALERTS], on_assign=lambda *_: joined.set(), on_lost=lambda *_: joined.clear())
     names = list(here.channels)
     with ThreadPoolExecutor(len(names)) as pool:

@@ -3,7 +3,7 @@
 # Usage: bash/build_images.sh [--tag TAG] [--push REGISTRY] [IMAGE...]
 #   --tag   by default the version in pyproject.toml
 #   --push  also push them, as REGISTRY/<image>
-#   IMAGE   warehouse sql-server hadoop metastore api jenkins (all of these by default), or
+#   IMAGE   warehouse sql-server hadoop metastore kafka api jenkins (all of these by default), or
 #           model: fraud-score:<version>, the champion baked in (needs the warehouse image and the servers)
 # CONTAINER_TOOL names the tool, CONTAINER_BUILD_OPTIONS adds options to each build.
 # Exit codes: 0 built, 2 wrong usage, 3 refused, 1 anything else.
@@ -43,10 +43,10 @@ build() {
   fi
 }
 
-[ $# -gt 0 ] || set -- warehouse sql-server hadoop metastore api jenkins
+[ $# -gt 0 ] || set -- warehouse sql-server hadoop metastore kafka api jenkins
 for image in "$@"; do
   case $image in
-  warehouse | sql-server | hadoop | metastore | api)
+  warehouse | sql-server | hadoop | metastore | kafka | api)
     build "card-fraud/$image:$tag" "$ROOT" -f "$ROOT/docker/Dockerfile" --target "$image"
     ;;
   jenkins) build "card-fraud/jenkins:$tag" "$ROOT" -f "$ROOT/docker/jenkins/Dockerfile" ;;

@@ -3,10 +3,11 @@
 # Usage: bash/pipeline.sh VERB [ARGUMENT...]
 #        bash/pipeline.sh failure
 #   VERB      bash/VERB.sh; a word in capitals among its arguments is a parameter of the build, read from the environment:
-#             TABLES, MODELS, OVERLAY, REGISTRY (names), AS_OF (time), MODEL_VERSION, BATCH (numbers), FORCE, SCORE (true or false).
-#             One that is empty adds nothing; without BATCH or SCORE, a stage that names it is left out.
+#             TABLES, MODELS, OVERLAY, REGISTRY (names), AS_OF (time), MODEL_VERSION, BATCH, MAX_LAG (numbers), FORCE, SCORE, DEPLOY,
+#             REPLAY (true or false). One that is empty adds nothing; without BATCH, SCORE, DEPLOY or REPLAY, a stage that names it
+#             is left out.
 #   failure   say in which stage the build failed or was stopped, and that stage's own sentence
-# DRY_RUN=true runs what only reads (status, extract watermark show) and tells what else would run.
+# DRY_RUN=true runs what only reads (status, extract watermark show, stream lag) and tells what else would run.
 # Writes reports/STAGE.log, and reports/failure.txt until the stage has ended well; a new build empties reports/ first.
 # Exit codes: the verb's; 2 a parameter is wrong and nothing was run.
 source "$(dirname "$0")/lib.sh"
@@ -15,8 +16,9 @@ cd "$ROOT"
 # A parameter must match as a whole: it reaches a verb as values, never as an option, and no shell reads it again.
 names='[a-z][a-z0-9_]*( [a-z][a-z0-9_]*)*' number='[0-9]{1,18}' either='true|false'
 declare -A patterns=([TABLES]=$names [MODELS]=$names [OVERLAY]='[a-z][a-z0-9-]*' [REGISTRY]='[a-z0-9][a-z0-9.:/_-]*'
-  [AS_OF]='[0-9][0-9T:Z.+-]*' [MODEL_VERSION]=$number [BATCH]=$number [FORCE]=$either [SCORE]=$either [DRY_RUN]=$either)
-declare -A options=([AS_OF]=--as-of [REGISTRY]=--push [MODEL_VERSION]=--model-version [BATCH]=--to)
+  [AS_OF]='[0-9][0-9T:Z.+-]*' [MODEL_VERSION]=$number [BATCH]=$number [MAX_LAG]=$number [FORCE]=$either [SCORE]=$either
+  [DEPLOY]=$either [REPLAY]=$either [DRY_RUN]=$either)
+declare -A options=([AS_OF]=--as-of [REGISTRY]=--push [MODEL_VERSION]=--model-version [BATCH]=--to [MAX_LAG]=--max)
 
 verb=${1:?a verb is missing; see bash/pipeline.sh -h} arguments=() words=() left_out=''
 shift
@@ -48,15 +50,15 @@ for argument in "$@"; do
   }
   read_parameter "$argument"
   case $argument:${words[*]} in
-  BATCH: | SCORE: | SCORE:false) left_out="$argument is not given" ;;
-  *: | FORCE:false | SCORE:true) ;;
+  BATCH: | SCORE: | SCORE:false | DEPLOY: | DEPLOY:false | REPLAY: | REPLAY:false) left_out="$argument is not given" ;;
+  *: | FORCE:false | SCORE:true | DEPLOY:true | REPLAY:true) ;;
   FORCE:true) arguments+=(--force) ;;
   *) arguments+=(${options[$argument]:+"${options[$argument]}"} "${words[@]}") ;;
   esac
 done
 read_parameter DRY_RUN
 command="$verb.sh ${arguments[*]}"
-[[ ${words[*]} != true || $command =~ ^(status.sh|extract.sh watermark show)( |$) ]] || left_out=${left_out:-"a dry run"}
+[[ ${words[*]} != true || $command =~ ^(status.sh|extract.sh watermark show|stream.sh lag)( |$) ]] || left_out=${left_out:-"a dry run"}
 if [ -n "$left_out" ]; then
   log "left out ($left_out): bash/$command"
   exit 0

@@ -149,6 +149,7 @@ _BEFORE = {
     "metastore": _make_metastore_schema,
     "kafka": _format_kafka,
     "stream": lambda: heartbeat("stream").unlink(missing_ok=True),
+    "notify": lambda: heartbeat("notify").unlink(missing_ok=True),
 }
 _AFTER = {
     "postgres": postgres.ensure_databases,

@@ -315,6 +315,7 @@ _DESCRIBED: dict[str, Callable[[], Server]] = {
     "kafka": _kafka,
     "api": lambda: _realtime("api", "api", _api_ready, ("kafka",), {"api": settings().port("api")}),
     "stream": lambda: _realtime("stream", "api.stream", _beats("stream"), ("kafka", "loads")),
+    "notify": lambda: _realtime("notify", "api.notify", _beats("notify"), ("kafka", "postgres")),
 }
 
 

@@ -100,6 +100,13 @@ def test_what_the_receiver_refuses_for_good_is_tried_once(warehouse: None, got: 
     assert states() == [("alert-1", "cases", "dead", 1, "HTTP 422")]
 
 
+def test_what_other_code_recorded_and_this_one_cannot_read_is_a_dead_letter(warehouse: None, got: Http) -> None:
+    arrive(alert(1), alert(2))
+    rows("UPDATE ops.notifications SET payload = '{}' WHERE idempotency_key = 'alert-1'", role="etl", dbname="warehouse")
+    deliver_all(webhook(got.url))
+    assert states() == [("alert-1", "cases", "dead", 1, "transaction_id: Field required"), ("alert-2", "cases", "sent", 1, None)]
+
+
 def test_a_failed_attempt_is_not_repeated_before_its_time(warehouse: None, got: Http) -> None:
     got.answers.append(503)
     here = webhook(got.url, retry={"first_seconds": 60})

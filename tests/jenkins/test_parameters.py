@@ -18,7 +18,7 @@ def checkout(tmp_path: Path) -> Path:
     (tmp_path / "bash").mkdir()
     for name in ("pipeline.sh", "lib.sh"):
         shutil.copy(ROOT / "bash" / name, tmp_path / "bash")
-    for verb in ("extract", "load", "score", "status", "deploy"):
+    for verb in ("extract", "load", "score", "status", "deploy", "stream", "rejects"):
         script = tmp_path / "bash" / f"{verb}.sh"
         script.write_text('#!/bin/sh\nprintf "<%s>" "$@"\n')
         script.chmod(0o755)
@@ -51,6 +51,11 @@ def run(checkout: Path, command: str, **parameters: str) -> tuple[int, str]:
         ("score SCORE", {"SCORE": "false"}, ""),
         ("deploy OVERLAY MODEL_VERSION", {"OVERLAY": "local", "MODEL_VERSION": "3"}, "<local><--model-version><3>"),
         ("deploy OVERLAY MODEL_VERSION", {"OVERLAY": "local", "MODEL_VERSION": ""}, "<local>"),
+        ("deploy DEPLOY OVERLAY --yes", {"DEPLOY": "true", "OVERLAY": "local"}, "<local><--yes>"),
+        ("deploy DEPLOY OVERLAY --yes", {"DEPLOY": "false", "OVERLAY": "local"}, ""),
+        ("stream lag MAX_LAG", {"MAX_LAG": "500", "DRY_RUN": "true"}, "<lag><--max><500>"),
+        ("rejects replay REPLAY", {"REPLAY": "true"}, "<replay>"),
+        ("rejects replay REPLAY", {}, ""),
         ("load full TABLES", {"DRY_RUN": "true"}, ""),
         ("extract watermark rewind TABLES BATCH", {"TABLES": "customers", "BATCH": "7", "DRY_RUN": "true"}, ""),
         ("extract watermark show TABLES", {"TABLES": "customers", "DRY_RUN": "true"}, "<watermark><show><customers>"),
@@ -73,6 +78,7 @@ def test_parameters_become_words(checkout: Path, command: str, parameters: dict[
         ("extract watermark rewind TABLES BATCH", "BATCH", "-1"),
         ("extract deletes FORCE", "FORCE", "true true"),
         ("deploy OVERLAY", "OVERLAY", "../../etc"),
+        ("stream lag MAX_LAG", "MAX_LAG", "1 --group other"),
         ("load full", "DRY_RUN", "yes"),
         ("load full", "DRY_RUN", "true true"),
     ],

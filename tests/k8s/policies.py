@@ -325,10 +325,12 @@ def ways_out_are_named(manifests: list[Manifest]) -> list[str]:
 
 
 def pods_that_need_servers_may_reach_them(manifests: list[Manifest]) -> list[str]:
-    """Who has the password file speaks to Postgres, HDFS, the metastore and the loads server, and finds them by name."""
-    needed = {53, 15432, 8020, 9866, 9870, 9864, 9083, 10001, 15002}
+    """Who has the password file speaks to Postgres, HDFS, metastore and loads server, and finds them by name; the notifier to fewer."""
+    warehouse = {53, 15432, 8020, 9866, 9870, 9864, 9083, 10001, 15002}
+    of_component = {"notify": {53, 15432, 9092}, "stream": warehouse | {9092}}
     broken = []
     for told, template in templates(manifests):
+        needed = of_component.get(template["metadata"]["labels"].get("app.kubernetes.io/component"), warehouse)
         has_password = any("secret" in one for one in template["spec"].get("volumes", []))
         mine = [
             policy["spec"]
