@@ -34,8 +34,8 @@ class Rejected:
 
 
 def text_of(value: bytes | None) -> str:
-    """Return a message as text without card numbers; what is no UTF-8 becomes a mark."""
-    return mask_card_numbers((value or b"").decode("utf-8", errors="replace"))
+    """Return a message as text without card numbers; what is no UTF-8, and what Postgres cannot hold, becomes a mark."""
+    return mask_card_numbers((value or b"").decode("utf-8", errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}"))
 
 
 def parsed(value: bytes | None, place: Place) -> Transaction | Rejected:

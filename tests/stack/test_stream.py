@@ -67,7 +67,7 @@ def to_come() -> list[dict[str, object]]:
 
 def send(messages: list[object]) -> None:
     """Put messages on the topic: objects as JSON, bytes as they are."""
-    producer = Producer(broker.producer())
+    producer = Producer({**broker.producer(), "message.max.bytes": 2_000_000})
     for message in messages:
         if isinstance(message, bytes):
             producer.produce(broker.TRANSACTIONS, message)
