@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from etl.errors import RefusedError
 from etl.settings import settings
 
 # Written as constants once: a topic's name in the wrong place would be a topic of its own.
@@ -13,6 +15,9 @@ REJECTED = "transactions.rejected"
 PREDICTIONS = "predictions"
 ALERTS = "alerts"
 
+MECHANISM = "SCRAM-SHA-512"
+JAVA_LOGIN = "org.apache.kafka.common.security.scram.ScramLoginModule"
+
 
 def address() -> str:
     """Return the address of the broker, host:port."""
@@ -21,7 +26,53 @@ def address() -> str:
 
 def client() -> dict[str, Any]:
     """Return librdkafka's configuration of any client; what fails is told by the call that fails, not by its log."""
-    return {"bootstrap.servers": address(), "client.id": "card-fraud", "log_level": 2}
+    found: dict[str, Any] = {"bootstrap.servers": address(), "client.id": "card-fraud", "log_level": 2}
+    if settings().kafka_security == "SASL_SSL":
+        user, password, certificates = _credentials()
+        found |= {
+            "security.protocol": "SASL_SSL",
+            "sasl.mechanism": MECHANISM,
+            "sasl.username": user,
+            "sasl.password": password,
+            "ssl.ca.location": str(certificates),
+        }
+    return found
+
+
+def _credentials() -> tuple[str, str, Path]:
+    """Return user, password and the file of certificates.
+
+    Raises
+    ------
+    RefusedError
+        When one of the files cannot be read.
+    """
+    here = settings()
+    password = here.kafka_password_file or here.kafka_secrets / f"{here.kafka_user}.password"
+    certificates = here.kafka_ca_file or here.kafka_secrets / "ca.pem"
+    try:
+        certificates.open().close()
+        return here.kafka_user, password.read_text().strip(), certificates
+    except OSError as error:
+        raise RefusedError(
+            f"{error.filename} cannot be read ({error.strerror}), which Kafka's user {here.kafka_user} needs with SASL_SSL; "
+            "bash/certificates.sh and bash/stack.sh up --realtime make it for the local broker"
+        ) from error
+
+
+def java_client() -> dict[str, str]:
+    """Return the configuration of a client that is written in Java, as Spark's."""
+    found = {"bootstrap.servers": address()}
+    if settings().kafka_security == "SASL_SSL":
+        user, password, certificates = _credentials()
+        found |= {
+            "security.protocol": "SASL_SSL",
+            "sasl.mechanism": MECHANISM,
+            "sasl.jaas.config": f'{JAVA_LOGIN} required username="{user}" password="{password}";',
+            "ssl.truststore.type": "PEM",
+            "ssl.truststore.location": str(certificates),
+        }
+    return found
 
 
 def producer() -> dict[str, Any]:

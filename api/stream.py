@@ -215,7 +215,9 @@ class Job:
         return str(error).split("\n")[0] if error else "it was stopped"
 
     def _source(self, topics: str, rows: int) -> DataFrame:
-        reader = self.spark.readStream.format("kafka").option("kafka.bootstrap.servers", broker.address()).option("subscribe", topics)
+        client = {f"kafka.{name}": value for name, value in broker.java_client().items()}
+        # A group of the user's own name: see api/users.yaml.
+        reader = self.spark.readStream.format("kafka").options(**client, groupIdPrefix="stream").option("subscribe", topics)
         return (
             reader.option("startingOffsets", "earliest")
             .option("kafka.isolation.level", "read_committed")

@@ -1,4 +1,4 @@
-"""The declared topics: made where they are missing, altered where the declaration changed; `python -m api.topics`."""
+"""The declared topics, and with SASL_SSL users and their rights: made where missing, or other than declared; `python -m api.topics`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import yaml
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic, ResourceType
 
-from api import broker
+from api import broker, users
 from etl.errors import RefusedError, UnavailableError
 from etl.log import logger, run_main
+from etl.settings import settings
 
 DECLARATION = Path(__file__).with_name("topics.yaml")
 ANSWER_SECONDS = 30
@@ -81,6 +82,11 @@ def apply(topics: list[Topic], configuration: dict[str, Any] | None = None) -> N
         raise UnavailableError(f"the broker at {broker.address()} does not do it: {error.args[0].str()}; is Kafka up?") from error
 
 
+def resource(name: str, changes: list[ConfigEntry] | None = None) -> ConfigResource:
+    """Return a topic as the broker's configuration knows it."""
+    return ConfigResource(ResourceType.TOPIC, name, incremental_configs=changes)
+
+
 def _make(topics: list[Topic], admin: AdminClient) -> None:
     if not topics:
         return
@@ -101,15 +107,15 @@ def _add_partitions(topics: list[Topic], admin: AdminClient) -> None:
 
 
 def _set_retention(topics: list[Topic], admin: AdminClient) -> None:
-    resources = {ConfigResource(ResourceType.TOPIC, topic.name): topic for topic in topics}
+    resources = {resource(topic.name): topic for topic in topics}
     if not resources:
         return
     changed = []
-    for resource, answer in admin.describe_configs(list(resources)).items():
-        topic = resources[resource]
+    for described, answer in admin.describe_configs(list(resources)).items():
+        topic = resources[described]
         if answer.result(ANSWER_SECONDS)["retention.ms"].value != topic.retention_ms:
             entry = ConfigEntry("retention.ms", topic.retention_ms, incremental_operation=AlterConfigOpType.SET)
-            changed.append(ConfigResource(ResourceType.TOPIC, topic.name, incremental_configs=[entry]))
+            changed.append(resource(topic.name, [entry]))
             logger.info("topic has another retention", topic=topic.name, retention_hours=topic.retention_hours)
     if changed:
         _await(admin.incremental_alter_configs(changed))
@@ -121,9 +127,11 @@ def _await(answers: dict[Any, Future[Any]]) -> None:
 
 
 def main() -> None:
-    """Make the broker's topics as `api/topics.yaml` declares them."""
+    """Make the broker's topics as `api/topics.yaml` declares them, and users as `api/users.yaml` does."""
     argparse.ArgumentParser(prog="python -m api.topics", description=__doc__).parse_args()
     apply(declared())
+    if settings().kafka_security == "SASL_SSL":
+        users.apply(users.declared())
 
 
 if __name__ == "__main__":

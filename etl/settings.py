@@ -63,6 +63,12 @@ class Settings(BaseSettings):
     api_key_file: Path | None = Field(None, description="key that bash/stream_csv.sh has at the API; empty: data_dir/secrets/api.key")
     kafka_host: str = Field("127.0.0.1", description="Kafka broker")
     kafka_port: int = Field(9092, description="port of the Kafka broker")
+    kafka_security: Literal["PLAINTEXT", "SASL_SSL"] = Field("PLAINTEXT", description="SASL_SSL: TLS, SCRAM-SHA-512 and rights by user")
+    kafka_user: str = Field("replay", description="user of this process with SASL_SSL; the lane's servers have their own")
+    kafka_password_file: Path | None = Field(None, description="password of kafka_user; empty: data_dir/secrets/kafka/USER.password")
+    kafka_ca_file: Path | None = Field(
+        None, description="certificates that the broker's is signed by; empty: data_dir/secrets/kafka/ca.pem"
+    )
     kafka_controller_port: int = Field(9093, description="port of the Kafka broker's own controller, loopback only")
 
     stream_metrics_port: int = Field(9108, description="port of the stream job's metrics")
@@ -111,6 +117,11 @@ class Settings(BaseSettings):
         copy = self.data_dir / "run" / "pgpass"
         write(copy, given.read_text(), private=True)
         return copy
+
+    @property
+    def kafka_secrets(self) -> Path:
+        """Folder of the local broker's certificates and of its users' passwords."""
+        return self.data_dir / "secrets" / "kafka"
 
     def dsn(self, role: Role, dbname: str, application_name: str = "warehouse") -> str:
         """Return a libpq connection string; the password comes from the pgpass file, never from here."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 from typing import Literal
 from xml.sax.saxutils import escape
 
 import jinja2
 
+from etl.errors import RefusedError
 from etl.files import write
 from etl.settings import settings
 from etl.stack import jars, postgres
@@ -138,15 +140,17 @@ def kafka_properties() -> dict[str, object]:
     """Properties of the Kafka broker: one node that is its own controller."""
     here = settings()
     controller = f"{own_address()}:{here.port('kafka_controller')}"
+    name = here.kafka_security
     return {
         "process.roles": "broker,controller",
         "node.id": 1,
         "controller.quorum.bootstrap.servers": controller,
         "controller.listener.names": "CONTROLLER",
-        "listeners": f"PLAINTEXT://{here.host}:{here.port('kafka')},CONTROLLER://{controller}",
-        "advertised.listeners": f"PLAINTEXT://{here.kafka_host}:{here.port('kafka')}",
-        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
-        "inter.broker.listener.name": "PLAINTEXT",
+        "listeners": f"{name}://{here.host}:{here.port('kafka')},CONTROLLER://{controller}",
+        "advertised.listeners": f"{name}://{here.kafka_host}:{here.port('kafka')}",
+        "listener.security.protocol.map": f"{name}:{name},CONTROLLER:{'PLAINTEXT' if name == 'PLAINTEXT' else 'SSL'}",
+        "inter.broker.listener.name": name,
+        **(kafka_security() if name == "SASL_SSL" else {}),
         "log.dirs": here.data_dir / "kafka" / "log",
         # A misspelt topic is an error; topics are declared in api/topics.yaml.
         "auto.create.topics.enable": "false",
@@ -169,6 +173,35 @@ def kafka_properties() -> dict[str, object]:
         "num.io.threads": 4,
         "background.threads": 2,
         "group.initial.rebalance.delay.ms": 0,
+    }
+
+
+def kafka_password(user: str) -> str:
+    """Return the password of a user of the local Kafka broker, made where there is none."""
+    path = settings().kafka_secrets / f"{user}.password"
+    if not path.exists():
+        write(path, secrets.token_urlsafe(24), private=True)
+    return path.read_text().strip()
+
+
+def kafka_security() -> dict[str, object]:
+    """Properties of a broker that asks who is there: users by SCRAM over TLS, the controller by the broker's own certificate."""
+    folder = settings().kafka_secrets
+    if missing := [name for name in ("broker.pem", "ca.pem") if not (folder / name).is_file()]:
+        raise RefusedError(f"{folder} has no {' and no '.join(missing)}, which Kafka needs with SASL_SSL; run bash/certificates.sh")
+    login = "org.apache.kafka.common.security.scram.ScramLoginModule"
+    return {
+        "sasl.enabled.mechanisms": "SCRAM-SHA-512",
+        "sasl.mechanism.inter.broker.protocol": "SCRAM-SHA-512",
+        "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config": f'{login} required username="admin" password="{kafka_password("admin")}";',
+        "ssl.keystore.type": "PEM",
+        "ssl.keystore.location": folder / "broker.pem",
+        "ssl.truststore.type": "PEM",
+        "ssl.truststore.location": folder / "ca.pem",
+        "listener.name.controller.ssl.client.auth": "required",
+        "ssl.principal.mapping.rules": "RULE:^CN=broker$/broker/,DEFAULT",
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": "User:admin;User:broker",
     }
 
 
@@ -339,7 +372,7 @@ def write_server(name: str) -> None:
             write(folder("loads") / "yarn-site.xml", xml(yarn_site()))
         case "kafka":
             write(folder("kafka") / "log4j2.properties", LOG4J.format(level="warn"))
-            write(folder("kafka") / "server.properties", java_properties(kafka_properties()))
+            write(folder("kafka") / "server.properties", java_properties(kafka_properties()), private=True)
         case "readers":
             _write_spark("readers")
             write(folder("readers") / "java.policy", readers_policy())

@@ -12,6 +12,7 @@ import uuid
 import psutil
 
 from etl.errors import RefusedError, WarehouseError
+from etl.files import write
 from etl.settings import ROOT, settings
 from etl.stack import configuration, jars, machine, postgres
 from etl.stack.servers import hadoop_java, heartbeat, kafka_java, metastore_environment, metastore_java
@@ -69,9 +70,14 @@ def _format_kafka() -> None:
     shutil.rmtree(folder / "log", ignore_errors=True)
     properties = configuration.folder("kafka") / "server.properties"
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    arguments = ("format", f"--cluster-id={cluster}", "--standalone", "--config", str(properties))
-    command = kafka_java("128m", "kafka.tools.StorageTool", *arguments)
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    scram = f"SCRAM-SHA-512=[name=admin,password={configuration.kafka_password('admin')}]"
+    # From a file: arguments can be seen by everybody.
+    arguments = folder / "format.arguments"
+    write(
+        arguments, "\n".join(("format", f"--cluster-id={cluster}", "--standalone", "--config", str(properties), "--add-scram", scram)), True
+    )
+    ran = subprocess.run(kafka_java("128m", "kafka.tools.StorageTool", f"@{arguments}"), capture_output=True, text=True, check=False)
+    arguments.unlink()
     if ran.returncode:
         raise WarehouseError(f"Kafka's folder {folder} could not be formatted: {(ran.stderr or ran.stdout).strip()[-500:]}")
     mark.touch()
@@ -80,7 +86,9 @@ def _format_kafka() -> None:
 def _make_topics() -> None:
     # The topics are declared where they are used; what uses them is not known here.
     command = [sys.executable, "-m", "api.topics"]
-    ran = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT), "WAREHOUSE_KAFKA_USER": "admin"}, capture_output=True, text=True, check=False
+    )
     if ran.returncode:
         raise WarehouseError(f"Kafka's topics could not be made: {ran.stderr.strip()[-500:]}")
 

@@ -268,7 +268,7 @@ def _api_ready() -> bool:
 
 def _realtime(name: str, module: str, is_ready: Callable[[], bool], after: tuple[str, ...], ports: dict[str, int] | None = None) -> Server:
     # Called by name: nothing of `api` is imported here.
-    environment = {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "WAREHOUSE_KAFKA_USER": name}
     return Server(name, [sys.executable, "-m", module], ports or {}, is_ready, after, environment, group="realtime")
 
 

@@ -1,0 +1,120 @@
+"""A broker of the tests' own: topics as declared, and nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+import base64
+import os
+import resource
+import signal
+from collections.abc import Iterator
+
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+
+from api import broker, replay, topics
+from api.topics import Topic
+from etl.errors import RefusedError, UnavailableError
+from etl.settings import settings
+from tests.brokers import OwnBroker, given, ids, sent
+
+# What does not compress, and holds no run of digits that may be a card number.
+LETTERS = str.maketrans("234567", "abcdef")
+
+
+@pytest.fixture(scope="module")
+def plain() -> Iterator[OwnBroker]:
+    with given() as own:
+        own.start()
+        own.prepare()
+        yield own
+
+
+def partitions() -> dict[str, int]:
+    found = AdminClient(broker.client()).list_topics(timeout=30).topics
+    return {name: len(topic.partitions) for name, topic in found.items() if not name.startswith("_")}
+
+
+def test_topics_are_those_declared_and_a_second_making_changes_nothing(plain: OwnBroker):
+    wanted = {topic.name: topic.partitions for topic in topics.declared()}
+    assert partitions() == wanted
+    plain.prepare()
+    assert partitions() == wanted
+
+
+def test_more_partitions_and_another_retention_are_applied_and_fewer_refused(plain: OwnBroker):
+    topics.apply([Topic("altered", 1, 1)])
+    topics.apply([Topic("altered", 3, 2)])
+    assert partitions()["altered"] == 3
+    admin = AdminClient(broker.client())
+    (answer,) = admin.describe_configs([topics.resource("altered")]).values()
+    assert answer.result(30)["retention.ms"].value == "7200000"
+    with pytest.raises(RefusedError, match="topic altered has 3 partitions, 2 are declared; partitions cannot be taken away"):
+        topics.apply([Topic("altered", 2, 2), Topic("not made", 1, 1)])
+    assert "not made" not in partitions()
+    admin.delete_topics(["altered"])["altered"].result(30)
+
+
+def test_a_topic_that_is_not_declared_is_refused(plain: OwnBroker):
+    failed = []
+    producer = Producer({**broker.producer(), "message.timeout.ms": 3000})
+    producer.produce("misspelt", b"x", on_delivery=lambda error, _: failed.append(error is not None))
+    assert producer.flush(30) == 0
+    assert failed == [True]
+    assert "misspelt" not in partitions()
+
+
+def test_a_killed_broker_keeps_what_it_acknowledged_and_its_producers_go_on(plain: OwnBroker):
+    receiver = replay.Broker()
+    assert receiver.send(sent(1, 500)) == []
+    plain.end(signal.SIGKILL)
+    plain.start()
+    assert receiver.send(sent(501, 500)) == []
+    assert ids() == list(range(1, 1001))
+
+
+def test_a_broker_that_is_away_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WAREHOUSE_KAFKA_PORT", "1")
+    monkeypatch.setenv("WAREHOUSE_PORT_OFFSET", "0")
+    monkeypatch.setattr(replay, "PATIENCE_SECONDS", 1.5)
+    monkeypatch.setattr(topics, "ANSWER_SECONDS", 1)
+    settings.cache_clear()
+    try:
+        with pytest.raises(UnavailableError, match=r"127.0.0.1:1 did not acknowledge: .*; run the same command again"):
+            replay.Broker().send(sent(1, 1))
+        with pytest.raises(UnavailableError, match=r"127.0.0.1:1 does not do it: .*; is Kafka up\?"):
+            topics.apply([])
+    finally:
+        monkeypatch.undo()
+        settings.cache_clear()
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_an_error_at_the_producer_and_nothing_acknowledged_is_lost(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(replay, "PATIENCE_SECONDS", 10.0)
+    acknowledged: list[int] = []
+    with given() as own:
+        own.start()
+        own.prepare()
+        # No file may grow beyond this: writing fails as on a full disk, for every user and without a file system of its own.
+        limit = 512 * 1024
+        resource.prlimit(own.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        receiver = replay.Broker()
+        rows = (sent(first, 500, base64.b32encode(os.urandom(50)).decode().translate(LETTERS)) for first in range(1, 500_001, 500))
+
+        def fill() -> None:
+            for batch in rows:
+                receiver.send(batch)
+                acknowledged.extend(one.transaction.transaction_id for one in batch)
+
+        with pytest.raises(UnavailableError, match=r"did not acknowledge: .*; run the same command again"):
+            fill()
+        own.wait()
+        assert "File too large" in own.log.read_text()
+        own.start()
+        stored = ids()
+        assert acknowledged
+        assert set(acknowledged) <= set(stored)
+        # A broker with room again takes what is sent again.
+        assert replay.Broker().send(sent(len(acknowledged) + 1, 500)) == []
+        assert set(ids()) >= set(range(1, len(acknowledged) + 501))
