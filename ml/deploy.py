@@ -163,6 +163,11 @@ def containers(manifest: Manifest) -> list[Manifest]:
     return [*pod.get("initContainers", []), *pod.get("containers", [])]
 
 
+def images(rendering: str) -> set[str]:
+    """Return the images that a rendering's containers have."""
+    return {container["image"] for manifest in manifests(rendering).values() for container in containers(manifest)}
+
+
 def _pod(manifest: Manifest) -> Manifest:
     """Return what an object says of its pods; empty where it has none."""
     spec = manifest.get("spec", {})
@@ -248,6 +253,16 @@ class Cluster:
                     labels = manifest["spec"]["selector"]["matchLabels"]
                     raise DeployError(f"deployment {name} is not rolled out: {self._why(labels) or error}") from error
 
+    def unfinished_jobs(self, with_images: set[str]) -> list[Key]:
+        """Return the jobs with one of some images that have not ended: one that cannot begin holds back its CronJob's next ones."""
+        jobs = [one for one in self.get("jobs").get("items", []) if with_images & {container["image"] for container in containers(one)}]
+        ended = {"Complete", "Failed"}
+        return [
+            ("job.batch", job["metadata"]["name"])
+            for job in jobs
+            if not any(one["type"] in ended and one["status"] == "True" for one in job.get("status", {}).get("conditions", []))
+        ]
+
     def remove(self, keys: list[Key]) -> None:
         """Remove objects; what is gone already is no error."""
         for kind, name in keys:
@@ -329,6 +344,7 @@ def deploy(cluster: Cluster, rendering: str) -> None:
         if record.current:
             cluster.apply(record.current)
         cluster.remove(obsolete(replace(record, previous=""), record.current))
+        cluster.remove(cluster.unfinished_jobs(images(rendering) - images(record.current)))
         cluster.remember(replace(record, tried=""))
         now = "what ran before runs again" if record.current else "nothing ran before, so all of it is removed"
         raise DeployError(f"{error}; {now}") from error

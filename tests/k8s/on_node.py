@@ -149,6 +149,17 @@ def test_score_run_that_fails_is_rolled_back_with_its_own_sentence(deployed: Pat
     assert cluster.get("cronjob", "score")["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["args"][-1] == SCORED
 
 
+def test_job_that_the_schedule_began_with_an_image_that_failed_goes_with_it(deployed: Path, cluster: Cluster, tmp_path: Path) -> None:
+    minutely = deploy.render(overlay(tmp_path / "minutely", schedule="* * * * *"), None, TAG)
+    documents = [one for one in yaml.safe_load_all(minutely) if one]
+    (score,) = [one for one in documents if one["kind"] == "CronJob" and one["metadata"]["name"] == "score"]
+    score["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["image"] = "card-fraud/nowhere:1"
+    # Long enough for the schedule to come round.
+    with pytest.raises(DeployError, match=r"did not end within 75 seconds.*what ran before runs again"):
+        deploy.deploy(Cluster(NAMESPACE, timeout=75), yaml.safe_dump_all(documents))
+    assert wait_for(lambda: not cluster.unfinished_jobs({"card-fraud/nowhere:1"}), 30)
+
+
 def test_attempt_that_was_killed_leaves_nothing_after_the_next(deployed: Path, cluster: Cluster, tmp_path: Path) -> None:
     # Killed after it applied: what it was is remembered, its ConfigMap is there.
     killed = overlay(tmp_path / "killed")
