@@ -13,7 +13,7 @@ from etl.files import write
 
 ROOT = Path(__file__).resolve().parent.parent
 
-Role = Literal["postgres", "bank", "extractor", "etl", "metastore", "metastore_reader", "mlflow"]
+Role = Literal["postgres", "bank", "extractor", "etl", "metastore", "metastore_reader", "mlflow", "api"]
 
 
 class Settings(BaseSettings):
@@ -61,6 +61,9 @@ class Settings(BaseSettings):
     api_host: str = Field("127.0.0.1", description="address on which the API listens; 0.0.0.0 in a container")
     api_port: int = Field(8080, description="port of the API")
     api_key_file: Path | None = Field(None, description="key that bash/stream_csv.sh has at the API; empty: data_dir/secrets/api.key")
+    api_keys_file: Path | None = Field(None, description="hashed keys of the API's clients; empty: data_dir/secrets/api_keys.yaml")
+    api_tls_certificate_file: Path | None = Field(None, description="certificate chain of the API, PEM; empty: plain HTTP")
+    api_tls_key_file: Path | None = Field(None, description="private key of the API's certificate, PEM")
     kafka_host: str = Field("127.0.0.1", description="Kafka broker")
     kafka_port: int = Field(9092, description="port of the Kafka broker")
     kafka_security: Literal["PLAINTEXT", "SASL_SSL"] = Field("PLAINTEXT", description="SASL_SSL: TLS, SCRAM-SHA-512 and rights by user")

@@ -44,12 +44,13 @@ def password(role: Role) -> str:
 
 
 def ensure_secrets() -> None:
-    """Write a pgpass file with a password for each role where there is none."""
+    """Write a password for each role that has none into the pgpass file: all of them at first, later those that are new."""
     path = settings().passfile
     path.parent.mkdir(parents=True, exist_ok=True)
     path.parent.chmod(0o700)
-    if not path.exists():
-        write(path, "".join(f"*:*:*:{role}:{secrets.token_urlsafe(24)}\n" for role in ROLES), private=True)
+    known = path.read_text() if path.exists() else ""
+    if new := [role for role in ROLES if f":{role}:" not in known]:
+        write(path, known + "".join(f"*:*:*:{role}:{secrets.token_urlsafe(24)}\n" for role in new), private=True)
 
 
 def initialise() -> None:

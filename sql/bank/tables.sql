@@ -39,6 +39,9 @@ CREATE TABLE IF NOT EXISTS bank.fraud_reports (
     updated_at timestamptz NOT NULL
 );
 
+-- Decisions of analysts (api/alerts.py); nothing else of the source.
+GRANT SELECT, INSERT, UPDATE ON bank.fraud_reports TO api;
+
 COMMENT ON TABLE bank.customers IS 'Card holders, one row a customer';
 COMMENT ON COLUMN bank.customers.customer_id IS 'Key from the core banking system';
 COMMENT ON COLUMN bank.customers.customer_name IS 'Full name; personal';
