@@ -213,7 +213,7 @@ def decide(transaction_id: int, decision: Decision) -> dict[str, Any]:
         )
         stood = cursor.fetchone()
         if stood is None:
-            raise UnavailableError(f"the report of transaction {transaction_id} was removed at this moment; send the same again")
+            raise unavailable("the report was removed at this moment; send the same again")
         if stood[:2] == given:
             return {"transaction_id": transaction_id, **_decision(*stood), "outcome": "unchanged"}
         cursor.execute(

@@ -185,7 +185,7 @@ def add(client: str, scopes: list[Scope], rate: float, burst: int | None = None,
         key = Key(sha256=hashlib.sha256(secret.encode()).hexdigest(), **given)
     except ValidationError as error:
         one = error.errors(include_input=False)[0]
-        raise RefusedError(f"{'.'.join(map(str, one['loc']))}: {one['msg']}") from None
+        raise RefusedError(f"this cannot be a key: {'.'.join(map(str, one['loc']))}: {one['msg']}") from None
     keys = read(path())
     if out is not None:
         # The key first: a hash whose key nobody has would only be litter.

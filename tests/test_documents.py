@@ -68,8 +68,8 @@ def told_by_code() -> dict[str, str]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and node.args:
                 name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
-                # Errors of Python itself are caught, or are defects; pydantic's are reasons of rejected rows.
-                if name.endswith("Error") and name not in ("ValueError", "RuntimeError", "ArgumentTypeError", "PydanticCustomError"):
+                # Errors of Python itself are caught, or are defects; pydantic's are reasons of rejected rows, problems answers to clients.
+                if name.endswith("Error") and name not in ("ValueError", "RuntimeError", "ArgumentTypeError", "PydanticCustomError", "ProblemError"):
                     found[sentence(node.args[0])] = str(path.relative_to(ROOT))
     return found
 
