@@ -14,15 +14,17 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._requests = Counter("api_requests", "Requests answered", ["route", "method", "status"], registry=self.registry)
+        self._requests = Counter("fraud_api_requests", "Requests answered", ["route", "method", "status"], registry=self.registry)
         self._seconds = Histogram(
-            "api_request_seconds", "From a request's head to its answer's end", ["route"], buckets=SECONDS, registry=self.registry
+            "fraud_api_request_seconds", "From a request's head to its answer's end", ["route"], buckets=SECONDS, registry=self.registry
         )
-        self.accepted = Counter("api_transactions_accepted", "Transactions that the broker acknowledged", registry=self.registry)
-        self.rejected = Counter("api_transactions_rejected", "Transactions that were not valid", registry=self.registry)
-        self._depth = Gauge("api_queue_depth", "Messages whose acknowledgement is awaited", registry=self.registry)
-        self._reached = Gauge("api_broker_reached", "1 when the broker answered the last time it was asked", registry=self.registry)
-        self.lag = Gauge("api_stream_lag", "Messages that a query of the stream job has still before it", ["query"], registry=self.registry)
+        self.accepted = Counter("fraud_api_transactions_accepted", "Transactions that the broker acknowledged", registry=self.registry)
+        self.rejected = Counter("fraud_api_transactions_rejected", "Transactions that were not valid", registry=self.registry)
+        self._depth = Gauge("fraud_api_queue_depth", "Messages whose acknowledgement is awaited", registry=self.registry)
+        self._reached = Gauge("fraud_api_broker_reached", "1 when the broker answered the last time it was asked", registry=self.registry)
+        self.lag = Gauge(
+            "fraud_api_stream_lag", "Messages that a query of the stream job has still before it", ["query"], registry=self.registry
+        )
         self._children: dict[tuple[str, str, int], tuple[Callable[[], None], Callable[[float], None]]] = {}
 
     def watch(self, depth: Callable[[], int], is_reached: Callable[[], bool]) -> None:

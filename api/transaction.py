@@ -11,7 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 from pydantic_core import PydanticCustomError
 
 from etl.card_numbers import mask_card_numbers
@@ -21,14 +21,34 @@ SCHEMA = Path(__file__).with_name("transaction.v1.schema.json")
 AHEAD = dt.timedelta(days=1)
 """How far a transaction may lie after its arrival: 'now' of features and training is the newest transaction."""
 
+CENT = Decimal("0.01")
 EARLIEST = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
-def _no_card_number(value: int | str) -> int | str:
-    text = str(value)
-    if len(text) >= 13 and mask_card_numbers(text) != text:
+def _no_card_number(value: str) -> str:
+    if len(value) >= 13 and mask_card_numbers(value) != value:
         raise PydanticCustomError("card_number", "may be a card number, which must not be sent")
     return value
+
+
+def _key_is_no_card_number(value: int) -> int:
+    # Most keys are shorter: this runs for three fields of each transaction.
+    if value >= 10**12:
+        _no_card_number(str(value))
+    return value
+
+
+def _iso(value: object) -> object:
+    # pydantic takes a number, also one in a string, for seconds since 1970: it may be a card number.
+    is_iso = value[4:5] == "-" if isinstance(value, str) else isinstance(value, dt.datetime)
+    if is_iso:
+        return value
+    raise PydanticCustomError("iso8601", "is no date and time as ISO 8601 writes them")
+
+
+def _in_cents(value: Decimal) -> Decimal:
+    # One way to write an amount, whether it came as 1E+2, 100 or -0.
+    return abs(value).quantize(CENT)
 
 
 def _in_range(value: dt.datetime) -> dt.datetime:
@@ -37,7 +57,7 @@ def _in_range(value: dt.datetime) -> dt.datetime:
     return value
 
 
-Key = Annotated[int, Field(strict=True, ge=0, lt=2**63), AfterValidator(_no_card_number)]
+Key = Annotated[int, Field(strict=True, ge=0, lt=2**63), AfterValidator(_key_is_no_card_number)]
 
 
 class Transaction(BaseModel):
@@ -49,10 +69,12 @@ class Transaction(BaseModel):
     transaction_id: Key = Field(description="Key from the booking system; the same key again is the same transaction")
     customer_id: Key = Field(description="Customer whose card was used")
     terminal_id: Key = Field(description="Terminal where it was used")
-    transacted_at: Annotated[AwareDatetime, Field(strict=True), AfterValidator(_in_range)] | None = Field(
+    transacted_at: Annotated[AwareDatetime, BeforeValidator(_iso), AfterValidator(_in_range)] | None = Field(
         None, description="Moment of the transaction, ISO 8601 with its zone; by default the moment of arrival"
     )
-    amount: Annotated[Decimal, Field(ge=0, max_digits=12, decimal_places=2)] = Field(description="Amount in units of the currency")
+    amount: Annotated[Decimal, Field(ge=0, max_digits=12, decimal_places=2), AfterValidator(_in_cents)] = Field(
+        description="Amount in units of the currency"
+    )
     currency: Annotated[str, Field(pattern="^[A-Z]{3}$")] = Field(description="Currency, ISO 4217")
     channel: Literal["chip", "contactless", "magstripe", "online", "phone"] = Field(description="How the card was used")
     device: Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_no_card_number)] | None = Field(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-_LONG_RUN = re.compile("[0-9](?:[ -]{0,2}[0-9]){12,}")
+# Digits of any script, up to three of any spaces or dashes between two of them.
+_LONG_RUN = re.compile(r"\d(?:(?:[^\S\r\n]|[-\u2010-\u2015\u2212]){0,3}\d){12,}")
 
 
 def mask_card_numbers(text: str) -> str:
@@ -17,15 +18,15 @@ def mask_card_numbers(text: str) -> str:
 
 
 def _mask_run(run: str) -> str:
-    groups = [(group.start(), group.end()) for group in re.finditer("[0-9]+", run)]
+    groups = [(group.start(), group.end()) for group in re.finditer(r"\d+", run)]
     masked = list(run)
     for first, (start, _) in enumerate(groups):
         for _, end in groups[first:]:
-            digits = re.sub("[ -]", "", run[start:end])
+            digits = re.sub(r"\D", "", run[start:end])
             if len(digits) > 19:
                 break
             if len(digits) >= 13 and _has_luhn_digit(digits):
-                masked[start:end] = re.sub("[0-9]", "*", run[start:end])
+                masked[start:end] = re.sub(r"\d", "*", run[start:end])
     return "".join(masked)
 
 

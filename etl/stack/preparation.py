@@ -89,8 +89,17 @@ def _make_topics() -> None:
     ran = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": str(ROOT), "WAREHOUSE_KAFKA_USER": "admin"}, capture_output=True, text=True, check=False
     )
+    _realtime("Kafka's topics", "api.topics")
+def _make_api_key() -> None:
+    key = settings().api_key_file or settings().data_dir / "secrets" / "api.key"
+    _realtime(
+        "the API's key of this machine", "api.keys", "add", "local", "--scope", "all", "--rate", "100000", "--out", str(key), "--if-missing"
+def _realtime(what: str, module: str, *arguments: str) -> None:
+    # By name: nothing of `api` is imported here.
+    command = [sys.executable, "-m", module, *arguments]
+    ran = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
     if ran.returncode:
-        raise WarehouseError(f"Kafka's topics could not be made: {ran.stderr.strip()[-500:]}")
+        raise WarehouseError(f"{what} could not be made: {ran.stderr.strip()[-500:]}")
 
 
 def _make_metastore_schema() -> None:
@@ -156,6 +165,7 @@ _BEFORE = {
     "namenode": _format_namenode,
     "metastore": _make_metastore_schema,
     "kafka": _format_kafka,
+    "api": _make_api_key,
     "stream": lambda: heartbeat("stream").unlink(missing_ok=True),
     "notify": lambda: heartbeat("notify").unlink(missing_ok=True),
 }
