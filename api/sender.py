@@ -31,15 +31,16 @@ PROBE_WAIT_SECONDS = 3.0
 class _Delivery:
     """The acknowledgements that one request awaits."""
 
-    __slots__ = ("done", "failed", "left")
+    __slots__ = ("_sender", "done", "is_failed", "left")
 
-    def __init__(self, count: int, done: asyncio.Future[None]) -> None:
-        self.left, self.done = count, done
-        self.failed: str | None = None
+    def __init__(self, count: int, sender: Sender) -> None:
+        self.left, self.is_failed, self._sender = count, False, sender
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def __call__(self, error: KafkaError | None, _message: object) -> None:
         if error is not None:
-            self.failed = error.name()
+            self.is_failed = True
+        self._sender.depth -= 1
         self.left -= 1
         if not self.left and not self.done.done():
             self.done.set_result(None)
@@ -54,6 +55,8 @@ class Sender:
         self._is_polling = False
         self.is_reached = False
         """Whether the broker answered the last time it was asked."""
+        self.depth = 0
+        """Messages whose acknowledgement is awaited."""
         self._producer = Producer(
             {
                 **broker.producer(),
@@ -67,11 +70,6 @@ class Sender:
             }
         )
         self._probing = self._loop.create_task(self._probe_for_ever())
-
-    @property
-    def depth(self) -> int:
-        """Messages whose acknowledgement is awaited."""
-        return len(self._producer)
 
     def _note(self, error: KafkaError) -> None:
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
@@ -100,9 +98,14 @@ class Sender:
             self._producer.poll(0)
             await asyncio.sleep(PROBE_SECONDS)
 
+    def _start_polling(self) -> None:
+        if not self._is_polling:
+            self._is_polling = True
+            self._loop.call_later(POLL_SECONDS, self._poll)
+
     def _poll(self) -> None:
         self._producer.poll(0)
-        self._is_polling = len(self._producer) > 0
+        self._is_polling = self.depth > 0
         if self._is_polling:
             self._loop.call_later(POLL_SECONDS, self._poll)
 
@@ -124,20 +127,20 @@ class Sender:
         """
         if not self.is_reached:
             raise unavailable("the broker is away; nothing was taken, send the same again")
-        if len(self._producer) + len(messages) > MOST_WAITING:
+        if self.depth + len(messages) > MOST_WAITING:
             raise unavailable("too much is waiting for the broker; nothing was taken, send the same again")
-        delivery = _Delivery(len(messages), self._loop.create_future())
+        delivery = _Delivery(len(messages), self)
         produce, topic = self._producer.produce, self._topic
         try:
             for key, value in messages:
                 produce(topic, value, key, on_delivery=delivery, timestamp=at_ms)
+                self.depth += 1
         except (BufferError, KafkaException):
+            self._start_polling()
             raise unavailable("the broker is slow; not all was acknowledged, send the same again") from None
-        if not self._is_polling:
-            self._is_polling = True
-            self._loop.call_later(POLL_SECONDS, self._poll)
+        self._start_polling()
         await delivery.done
-        if delivery.failed is not None:
+        if delivery.is_failed:
             raise unavailable("the broker did not acknowledge in time; send the same again")
 
     async def close(self) -> None:
