@@ -9,9 +9,9 @@ import datetime as dt
 import json
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from etl.card_numbers import mask_card_numbers
@@ -22,6 +22,13 @@ AHEAD = dt.timedelta(days=1)
 """How far a transaction may lie after its arrival: 'now' of features and training is the newest transaction."""
 
 CENT = Decimal("0.01")
+AMOUNT: dict[str, Any] = {
+    "anyOf": [
+        {"type": "number", "minimum": 0, "maximum": 9999999999.99, "multipleOf": 0.01},
+        {"type": "string", "pattern": "^[0-9]{1,10}(\\.[0-9]{1,2})?$"},
+    ]
+}
+"""An amount as clients are to write it; pydantic's own schema takes an empty string."""
 EARLIEST = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
@@ -54,7 +61,10 @@ def _in_cents(value: Decimal) -> Decimal:
 def _in_range(value: dt.datetime) -> dt.datetime:
     if value < EARLIEST:
         raise PydanticCustomError("too_early", "lies before 1970")
-    return value
+    try:
+        return value.astimezone(dt.UTC)
+    except OverflowError:
+        raise PydanticCustomError("too_late", "lies beyond the year 9999") from None
 
 
 Key = Annotated[int, Field(strict=True, ge=0, lt=2**63), AfterValidator(_key_is_no_card_number)]
@@ -72,9 +82,9 @@ class Transaction(BaseModel):
     transacted_at: Annotated[AwareDatetime, BeforeValidator(_iso), AfterValidator(_in_range)] | None = Field(
         None, description="Moment of the transaction, ISO 8601 with its zone; by default the moment of arrival"
     )
-    amount: Annotated[Decimal, Field(ge=0, max_digits=12, decimal_places=2), AfterValidator(_in_cents)] = Field(
-        description="Amount in units of the currency"
-    )
+    amount: Annotated[
+        Decimal, Field(ge=0, max_digits=12, decimal_places=2), AfterValidator(_in_cents), WithJsonSchema(AMOUNT, mode="validation")
+    ] = Field(description="Amount in units of the currency")
     currency: Annotated[str, Field(pattern="^[A-Z]{3}$")] = Field(description="Currency, ISO 4217")
     channel: Literal["chip", "contactless", "magstripe", "online", "phone"] = Field(description="How the card was used")
     device: Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_no_card_number)] | None = Field(

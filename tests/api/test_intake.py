@@ -55,6 +55,18 @@ def test_two_objects_in_a_line_and_one_over_two_lines_are_refused():
     assert (batch.count, ids(batch)) == (3, [])
 
 
+@pytest.mark.parametrize("at", ["9999-12-31T23:59:59-10:00", "0001-01-01T00:00:00+10:00", "1969-12-31T23:59:59.999Z", "1795394344172", 0])
+def test_a_time_that_cannot_be_is_refused(at: str | int):
+    (fault,) = read({**GOOD, "transacted_at": at}).faults
+    assert fault["field"] == "transacted_at"
+
+
+def test_a_time_of_any_zone_goes_on_in_utc_and_an_amount_with_cents():
+    (one,) = read({**GOOD, "transacted_at": "2026-01-02T03:04:05.000006+01:00", "amount": 1e2}).valid.values()
+    told = json.loads(one.model_dump_json())
+    assert (told["transacted_at"], told["amount"]) == ("2026-01-02T02:04:05.000006Z", "100.00")
+
+
 def test_more_than_a_day_ahead_is_refused_and_a_day_is_not():
     batch = read([{**GOOD, "transacted_at": "2026-11-24T12:00:00Z"}, {**GOOD, "transacted_at": "2026-11-24T12:00:00.000001Z"}])
     assert list(batch.valid) == [0]
