@@ -87,15 +87,20 @@ class Sender:
         """Ask the broker for the topic."""
         try:
             told = await asyncio.to_thread(self._producer.list_topics, self._topic, PROBE_WAIT_SECONDS)
-            error = told.topics[self._topic].error
+            topic = told.topics.get(self._topic)
+            reason = "it does not know the topic yet" if topic is None else topic.error.name() if topic.error else ""
         except KafkaException as failed:
-            error = failed.args[0]
-        self._set_reached(error is None, error.name() if error else "")
+            reason = failed.args[0].name()
+        self._set_reached(not reason, reason)
 
     async def _probe_for_ever(self) -> None:
         while True:
-            await self.probe()
-            self._producer.poll(0)
+            try:
+                await self.probe()
+                self._producer.poll(0)
+            except Exception as error:
+                # Without it nobody would notice that the broker is back.
+                logger.error("asking the broker failed: a defect", error=type(error).__name__)
             await asyncio.sleep(PROBE_SECONDS)
 
     def _start_polling(self) -> None:

@@ -1,8 +1,12 @@
 #!/usr/bin/env bash
 # Measure speed and memory on a stack of its own: extract beside other tools, loads, features, scores, a table ten times larger.
-# Usage: bash/bench.sh [--input FILE] [--no-tenfold]
+# Usage: bash/bench.sh [--input FILE] [--no-tenfold] | api
 #   Half an hour. Without --input as many rows as the Handbook has are simulated.
+#   api    three minutes: what the API takes beside a bare FastAPI no-op, on the running stack; needs wrk
 # Exit codes: 0 every bound is kept, 1 one is missed or a step failed.
 source "$(dirname "$0")/lib.sh"
 "$ROOT/bash/setup.sh"
-py tests.bench "$@"
+case ${1:-} in
+api) py tests.bench.api ;;
+*) py tests.bench "$@" ;;
+esac

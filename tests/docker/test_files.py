@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -108,3 +109,18 @@ def test_every_server_of_the_local_stack_has_a_service_but_the_optional_ones():
 def test_postgres_is_made_as_on_the_local_stack():
     arguments = services["postgres"]["environment"]["POSTGRES_INITDB_ARGS"].split()
     assert {"--encoding=UTF8", "--locale=C", "--data-checksums"} <= set(arguments)
+
+
+def test_the_api_image_has_every_module_that_it_imports(tmp_path: Path):
+    stage = (DOCKER / "Dockerfile").read_text().split("FROM python AS api\n")[1]
+    for *sources, target in (line.split()[1:] for line in stage.splitlines() if line.startswith("COPY ") and "--from" not in line):
+        for source in sources:
+            if (ROOT / source).is_dir():
+                shutil.copytree(ROOT / source, tmp_path / target)
+            else:
+                (tmp_path / target).mkdir(exist_ok=True)
+                shutil.copy(ROOT / source, tmp_path / target)
+    # Isolated: nothing of this repository but the copy is found.
+    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import api.__main__, api.check, api.topics; api.__main__.create()"
+    told = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert told.returncode == 0, told.stderr

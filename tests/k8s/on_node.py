@@ -69,6 +69,7 @@ def cluster() -> Iterator[Cluster]:
     try:
         one = Cluster(NAMESPACE, timeout=120)
         one.run("create", "secret", "generic", "warehouse-pgpass", "--from-literal=pgpass=*:*:*:etl:none")
+        one.run("create", "secret", "generic", "warehouse-api", "--from-literal=pgpass=*:*:*:api:none", "--from-literal=api_keys.yaml=[]")
         yield one
     finally:
         kubectl("delete", "namespace", NAMESPACE)

@@ -166,7 +166,7 @@ BROKEN: list[tuple[Rule, str, list[str]]] = [
         """,
         [
             "Secret warehouse-pgpass stands in the repository",
-            "Deployment api, volume pgpass: a secret is one of warehouse-pgpass, readable by its group",
+            "Deployment api, volume pgpass: a secret is one of warehouse-api, warehouse-pgpass, readable by its group",
             "Deployment api, container api has a secret in its environment",
             "ConfigMap warehouse: WAREHOUSE_POSTGRES_PASSWORD looks like a secret",
         ],
@@ -347,11 +347,19 @@ BROKEN: list[tuple[Rule, str, list[str]]] = [
         ---
         kind: Deployment
         metadata: {name: api}
+        spec:
+          template:
+            metadata: {labels: {app.kubernetes.io/component: api}}
+            spec: {volumes: [{secret: {secretName: warehouse-api}}]}
+        ---
+        kind: Deployment
+        metadata: {name: other}
         spec: {template: {metadata: {labels: {app.kubernetes.io/component: api}}, spec: {}}}
         """,
         [
             "Deployment score cannot reach ports 8020, 9083, 9864, 9866, 9870, 10001, 15002, 15432",
-            "Deployment api needs no way out and has one",
+            "Deployment api cannot reach ports 53, 9092, 10000, 15432",
+            "Deployment other needs no way out and has one",
         ],
     ),
 ]

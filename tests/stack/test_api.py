@@ -409,7 +409,7 @@ def test_two_minutes_of_load_leave_memory_and_threads_as_they_were(api: Api, top
     body = json.dumps(new())
     script.write_text(
         f'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\n'
-        f'wrk.headers["Authorization"] = "Bearer {api.key}"\nwrk.body = [[{body}]]\n'
+        f'wrk.headers["Authorization"] = "Bearer {api.key}"\nwrk.body = [==[{body}]==]\n'
     )
 
     def load(seconds: int) -> str:
