@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.metrics import Metrics
@@ -17,6 +18,9 @@ from etl.log import logger
 
 LARGEST_BODY = 2_000_000
 """Bytes of one request's body."""
+
+DRAINED = 8_000_000
+"""Bytes of a body that are read, and dropped, before it is refused as too large: a client that still writes would not see the answer."""
 
 BODIES = 64_000_000
 """Bytes of all bodies under way."""
@@ -36,11 +40,24 @@ POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'non
 TLS_ONLY = (b"strict-transport-security", b"max-age=31536000")
 
 
-class Guard:
-    """The outermost ASGI application."""
+Endpoint = Callable[[Request], Awaitable[Response]]
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
+
+class Guard:
+    """The outermost ASGI application.
+
+    Parameters
+    ----------
+    app
+        Serves everything else.
+    metrics
+        Where answers are counted.
+    direct
+        Endpoints by method and path that are called at once: on the way to them the framework would spend as much as they do.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, direct: Mapping[tuple[str, str], Endpoint]) -> None:
+        self._app, self._metrics, self._direct = app, metrics, direct
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -48,6 +65,8 @@ class Guard:
             await self._app(scope, receive, send)
             return
         started, status = time.perf_counter(), 0
+        endpoint = self._direct.get((scope["method"], scope["path"]))
+        route = scope["path"] if endpoint else "none"
 
         async def sent(message: Message) -> None:
             nonlocal status
@@ -62,7 +81,11 @@ class Guard:
             await send(message)
 
         try:
-            await self._app(scope, receive, sent)
+            if endpoint is None:
+                await self._app(scope, receive, sent)
+                route = getattr(scope.get("route"), "path", route)
+            else:
+                await (await _answer(endpoint, Request(scope, receive)))(scope, receive, sent)
         except Exception as error:
             # Where, not what: an exception's text may hold what came in.
             place = error.__traceback__
@@ -73,9 +96,15 @@ class Guard:
             if not status:
                 await ProblemError(500, "this is a defect; the log names its place").response()(scope, receive, sent)
         finally:
-            route = getattr(scope.get("route"), "path", "none")
             method = scope["method"] if scope["method"] in METHODS else "other"
             self._metrics.answered(route, method, status, time.perf_counter() - started)
+
+
+async def _answer(endpoint: Endpoint, request: Request) -> Response:
+    try:
+        return await endpoint(request)
+    except ProblemError as problem:
+        return problem.response()
 
 
 class Bodies:
@@ -105,9 +134,10 @@ class Bodies:
         close = {"Connection": "close"}
         too_large = ProblemError(413, f"a body has {self._largest:,} bytes at most; send several", close)
         length = request.headers.get("content-length", "0")
-        if len(length) > 12 or not length.isdecimal() or int(length) > self._largest:
+        if len(length) > 12 or not length.isdecimal() or int(length) > DRAINED:
             raise too_large
-        chunks, size = [], 0
+        chunks: list[bytes] = []
+        size = 0
         try:
             async with asyncio.timeout(self._seconds):
                 while True:
@@ -116,10 +146,13 @@ class Bodies:
                         raise ProblemError(400, "the body ended early", close)
                     chunk = message.get("body", b"")
                     size += len(chunk)
+                    if size > self._largest:
+                        chunks.clear()
+                        if size > DRAINED or not message.get("more_body", False):
+                            raise too_large
+                        continue
                     held[0] += len(chunk)
                     self._held += len(chunk)
-                    if size > self._largest:
-                        raise too_large
                     if self._held > self._together:
                         raise unavailable("too many bodies are under way; send the same again")
                     chunks.append(chunk)

@@ -72,7 +72,7 @@ def test_a_body_that_is_too_large_is_refused_whether_its_length_is_told_or_not(a
     assert problem(api.ask("POST", "/transactions", b" " * 2_000_001))[0] == 413
     with socket.create_connection(("127.0.0.1", api.port), timeout=30) as raw:
         raw.sendall(head(api, "Transfer-Encoding: chunked"))
-        raw.sendall(b"200000\r\n" + b" " * 0x200000 + b"\r\n")
+        raw.sendall(b"200000\r\n" + b" " * 0x200000 + b"\r\n0\r\n\r\n")
         assert raw.recv(1000).startswith(b"HTTP/1.1 413 ")
     with socket.create_connection(("127.0.0.1", api.port), timeout=30) as raw:
         raw.sendall(head(api, "Content-Length: 99999999999999999999"))
@@ -164,7 +164,7 @@ def test_requests_are_counted_by_route_not_by_path(api: Api):
     api.ask("POST", "/alerts/77/decision", b"{}")
     counts = api.ask("GET", "/metrics").body.decode()
     assert 'route="/alerts/{transaction_id}/decision"' in counts
-    assert "77" not in re.sub(r"} \S+", "", counts)
+    assert "77" not in "".join(re.findall('route="(.*?)"', counts))
     assert "fraud_api_queue_depth 0.0" in counts
     assert "fraud_api_broker_reached 0.0" in counts
 
