@@ -64,7 +64,7 @@ class Page(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     limit: Annotated[int, Field(ge=1, le=500, description="Most alerts of one answer")] = 100
-    before: Annotated[Cursor | None, BeforeValidator(read_cursor), WithJsonSchema({"type": "string"})] = Field(
+    before: Annotated[Cursor | None, BeforeValidator(read_cursor), WithJsonSchema({"type": "string", "format": "date-time"})] = Field(
         None, description="Older ones than this time, or what `next` of the answer before says"
     )
     status: Status | None = Field(None, description="open: without a decision; decided: with one; both where it is left out")

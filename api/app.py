@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp
 
 from api import alerts, broker, intake, page
@@ -204,14 +204,23 @@ def create() -> ASGIApp:
     app = FastAPI(title="card-fraud warehouse", version=VERSION, description=DESCRIPTION, lifespan=lane.run, openapi_url=None)
     app.router.route_class = Direct
 
-    def route(path: str, endpoint: Any, told: str, *errors: int, method: str = "GET", status: int = 200, **extra: Any) -> None:
+    def route(
+        path: str,
+        endpoint: Any,
+        told: str,
+        *errors: int,
+        method: str = "GET",
+        status: int = 200,
+        kind: type[Response] = JSONResponse,
+        **extra: Any,
+    ) -> None:
         app.add_api_route(
             path,
             endpoint,
             methods=[method],
             status_code=status,
             response_description=told,
-            response_class=JSONResponse,
+            response_class=kind,
             response_model=None,
             responses=described(*errors),
             openapi_extra=extra,
@@ -240,7 +249,7 @@ def create() -> ASGIApp:
     )  # fmt: skip
     route("/health/live", lane.live, "The process works")
     route("/health/ready", lane.ready, "The broker answers", 503)
-    route("/metrics", lane.counts, "Prometheus's format, as text", 401, 403, **needs("metrics"))
+    route("/metrics", lane.counts, "Prometheus's format", 401, 403, kind=PlainTextResponse, **needs("metrics"))
     document = _document(app)
     docs = page.render(document)
 

@@ -394,6 +394,8 @@ def test_generated_requests_find_no_answer_that_the_document_does_not_have(api: 
         str(Path(sys.executable).with_name("schemathesis")), "run", f"http://127.0.0.1:{api.port}/openapi.json",
         "--header", f"Authorization: Bearer {api.key}", "--max-time", "30", "--phases", "examples,coverage,fuzzing",
         "--generation-deterministic", "--request-timeout", "40", "--no-color",
+        # Some of what the schema allows is refused by rules that none can write: a card number, a time ahead, a key written 1.0.
+        "--exclude-checks", "positive_data_acceptance",
     ]  # fmt: skip
     ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=api.folder)
     assert ran.returncode == 0, ran.stdout[-6000:]
