@@ -23,7 +23,7 @@ from etl.stack import control, supervision
 from tests.api.server import free_port, running
 from tests.bench.__main__ import Bench, report
 
-ROUNDS = 2
+ROUNDS = 5
 SECONDS = 8
 POSTS_A_SECOND = 1_000
 READERS = ("api", "stream", "notify")
