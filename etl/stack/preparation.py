@@ -84,20 +84,19 @@ def _format_kafka() -> None:
 
 
 def _make_topics() -> None:
-    # The topics are declared where they are used; what uses them is not known here.
-    command = [sys.executable, "-m", "api.topics"]
-    ran = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": str(ROOT), "WAREHOUSE_KAFKA_USER": "admin"}, capture_output=True, text=True, check=False
-    )
     _realtime("Kafka's topics", "api.topics")
+
+
 def _make_api_key() -> None:
     key = settings().api_key_file or settings().data_dir / "secrets" / "api.key"
-    _realtime(
-        "the API's key of this machine", "api.keys", "add", "local", "--scope", "all", "--rate", "100000", "--out", str(key), "--if-missing"
+    arguments = ("add", "local", "--scope", "all", "--rate", "100000", "--out", str(key), "--if-missing")
+    _realtime("the API's key of this machine", "api.keys", *arguments)
+
+
 def _realtime(what: str, module: str, *arguments: str) -> None:
     # By name: nothing of `api` is imported here.
-    command = [sys.executable, "-m", module, *arguments]
-    ran = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "WAREHOUSE_KAFKA_USER": "admin"}
+    ran = subprocess.run([sys.executable, "-m", module, *arguments], env=environment, capture_output=True, text=True, check=False)
     if ran.returncode:
         raise WarehouseError(f"{what} could not be made: {ran.stderr.strip()[-500:]}")
 

@@ -11,8 +11,8 @@ Rule = Callable[[list[Manifest]], list[str]]
 
 REQUIREMENTS = ("cpu", "memory", "ephemeral-storage")
 CONFIGURATION_ERRORS = {2, 3}
-SECRETS = {"warehouse-pgpass": {53, 15432, 8020, 9866, 9870, 9864, 9083, 10001, 15002}, "warehouse-api": {53, 15432, 10000, 9092}}
-"""Made by who installs; nothing else may be needed. Who has one must reach these ports."""
+SECRETS = {"warehouse-pgpass", "warehouse-api"}
+"""Made by who installs; nothing else may be needed."""
 
 
 def name(manifest: Manifest) -> str:
@@ -325,25 +325,22 @@ def ways_out_are_named(manifests: list[Manifest]) -> list[str]:
 
 
 def pods_that_need_servers_may_reach_them(manifests: list[Manifest]) -> list[str]:
-    """Who has the password file speaks to Postgres, HDFS, metastore and loads server, and finds them by name; the notifier to fewer."""
+    """Who has the password file speaks to Postgres, HDFS, metastore and loads server; the API and the notifier to fewer."""
     warehouse = {53, 15432, 8020, 9866, 9870, 9864, 9083, 10001, 15002}
-    of_component = {"notify": {53, 15432, 9092}, "stream": warehouse | {9092}}
+    of_component = {"api": {53, 9092, 10000, 15432}, "notify": {53, 15432, 9092}, "stream": warehouse | {9092}}
     broken = []
     for told, template in templates(manifests):
         needed = of_component.get(template["metadata"]["labels"].get("app.kubernetes.io/component"), warehouse)
         has_password = any("secret" in one for one in template["spec"].get("volumes", []))
-    """Who has passwords of the batch speaks to Postgres, HDFS, the metastore and the loads server; the API to its own; by name."""
-        mounted = [one["secret"]["secretName"] for one in template["spec"].get("volumes", []) if "secret" in one]
-        needed = set().union(*(SECRETS.get(one, set()) for one in mounted))
         mine = [
             policy["spec"]
             for policy in of_kind(manifests, "NetworkPolicy")
             if selects(policy["spec"]["podSelector"], template["metadata"]["labels"])
         ]
         ports = {port["port"] for spec in mine for way in spec.get("egress", []) for port in way.get("ports", [])}
-        if not needed <= ports:
+        if has_password and not needed <= ports:
             broken.append(f"{told} cannot reach ports {', '.join(map(str, sorted(needed - ports)))}")
-        if not mounted and ports:
+        if not has_password and ports:
             broken.append(f"{told} needs no way out and has one")
     return broken
 
