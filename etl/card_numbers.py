@@ -18,18 +18,26 @@ def mask_card_numbers(text: str) -> str:
 
 
 def _mask_run(run: str) -> str:
-    groups = [(group.start(), group.end()) for group in re.finditer(r"\d+", run)]
+    places = [place for place, character in enumerate(run) if character.isdecimal()]
+    sums = _luhn_sums([int(run[place]) for place in places])
+    # A number begins and ends where a group of digits does.
+    begins = [number == 0 or place - places[number - 1] > 1 for number, place in enumerate(places)]
+    ends = [*begins[1:], True]
     masked = list(run)
-    for first, (start, _) in enumerate(groups):
-        for _, end in groups[first:]:
-            digits = re.sub(r"\D", "", run[start:end])
-            if len(digits) > 19:
-                break
-            if len(digits) >= 13 and _has_luhn_digit(digits):
-                masked[start:end] = re.sub(r"\d", "*", run[start:end])
+    for start in (number for number, is_first in enumerate(begins) if is_first):
+        for last in range(start + 12, min(start + 19, len(places))):
+            of_last = sums[last % 2]
+            if ends[last] and (of_last[last + 1] - of_last[start]) % 10 == 0:
+                for place in places[start : last + 1]:
+                    masked[place] = "*"
     return "".join(masked)
 
 
-def _has_luhn_digit(digits: str) -> bool:
-    doubled = (sum(divmod(2 * int(digit), 10)) for digit in digits[-2::-2])
-    return (sum(map(int, digits[-1::-2])) + sum(doubled)) % 10 == 0
+def _luhn_sums(digits: list[int]) -> tuple[list[int], list[int]]:
+    """Sums of the first 0, 1, 2, ... digits: those on odd places doubled (less 9 above 9), and those on even ones."""
+    even, odd = [0], [0]
+    for number, digit in enumerate(digits):
+        twice = 2 * digit - 9 if digit > 4 else 2 * digit
+        even.append(even[-1] + (twice if number % 2 else digit))
+        odd.append(odd[-1] + (digit if number % 2 else twice))
+    return even, odd

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from etl.card_numbers import mask_card_numbers
@@ -29,3 +31,13 @@ from etl.card_numbers import mask_card_numbers
 )
 def test_card_numbers_are_masked_and_nothing_else(text: str, masked: str) -> None:
     assert mask_card_numbers(text) == masked
+
+
+def test_a_long_text_of_digits_takes_time_as_it_is_long() -> None:
+    def seconds(groups: int) -> float:
+        started = time.process_time()
+        mask_card_numbers("1 " * groups)
+        return time.process_time() - started
+
+    # A message of a megabyte must not hold up those behind it: linear would be 16.
+    assert seconds(80_000) < 64 * seconds(5_000)
