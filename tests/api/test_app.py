@@ -84,6 +84,7 @@ def head(api: Api, *lines: str) -> bytes:
     return "\r\n".join([*given, "", ""]).encode()
 
 
+@pytest.mark.slow
 def test_a_body_that_does_not_come_ends_the_request_and_nobody_else_waits(api: Api):
     with socket.create_connection(("127.0.0.1", api.port), timeout=30) as raw:
         raw.sendall(head(api, "Content-Length: 100") + b"{")
