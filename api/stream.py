@@ -24,11 +24,12 @@ from api.scores import Scores, columns_of, identity
 from api.tables import TOPICS, TRANSACTIONS, Tables, ensure_tables, frame_of
 from api.transaction import Transaction
 from etl import ops
-from etl.errors import UnavailableError, WarehouseError
+from etl.errors import BusyError, UnavailableError, WarehouseError
 from etl.log import logger, run_main
 from etl.settings import settings
 from etl.sql_server import first_sentence, session
 from etl.stack.servers import heartbeat, spark_environment
+from ml import score
 from ml.features import DAY, LOOKBACK_DAYS, known_at
 from ml.spark import CONNECT_VARIABLES, main_snapshot
 
@@ -161,6 +162,7 @@ class Job:
         logger.info("history read", transactions=len(history), not_in_core=len(rows), champion=str(found.version) if found else "none")
         self._stop = threading.Event()
         self._failed: BaseException | None = None
+        self._blind: Exception | None = None
 
     def start(self) -> list[StreamingQuery]:
         """Start both queries."""
@@ -194,19 +196,29 @@ class Job:
         StreamError
             When a query ended.
         """
-        looked = 0.0
         beat = heartbeat("stream")
         beat.parent.mkdir(parents=True, exist_ok=True)
+        # It may wait for a lock or read the history again; the beat goes on meanwhile.
+        threading.Thread(target=self._look_on, daemon=True).start()
         while not self._stop.wait(1):
             for query in self._queries:
                 if not query.isActive:
                     raise StreamError(
                         f"query {query.name} ended: {self._why(query)}; what it had not committed is done again by the next start"
                     )
+            if self._blind is not None:
+                raise self._blind
             beat.touch()
-            if time.monotonic() - looked >= LOOK_SECONDS:
+
+    def _look_on(self) -> None:
+        while not self._stop.wait(LOOK_SECONDS):
+            try:
                 self._look()
-                looked = time.monotonic()
+            except BusyError as error:
+                logger.info("looked in vain, looking again", reason=str(error))
+            except Exception as error:
+                self._blind = error
+                return
 
     def _why(self, query: StreamingQuery) -> str:
         if self._failed is not None:
@@ -271,9 +283,7 @@ class Job:
         meters.look_at_watermarks()
         found = champion.newer(self.scores.champion)
         if found is not self.scores.champion and found is not None:
-            with session() as hive, ops.writer("mart.predictions", self.run, 600):
-                from ml import score
-
+            with session() as hive, ops.writer(score.TABLE, self.run):
                 score.ensure_table(hive, found.model.features)
             with self.scores.lock:
                 self.scores.champion = found
@@ -284,7 +294,9 @@ class Job:
         if moved or reports != self._reports:
             with self.scores.lock:
                 uncommitted = list(self.scores.uncommitted.values())
-            history, self._transactions, self._reports = read_history(self.spark)
+            with self.tables.lock:
+                history, self._transactions, self._reports = read_history(self.spark)
+                self.tables.transactions.forget_others()
             with self.scores.lock:
                 history.take(columns_of(dict.fromkeys([*uncommitted, *self.scores.uncommitted.values()])))
                 self.scores.history = history

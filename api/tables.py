@@ -74,6 +74,7 @@ class Table:
         self._run = run
         self._branch = f"{PREFIX}{run.run_id.replace('-', '_')}"
         self._head: int | None = None
+        self._others: int | None = None
         self._remove_branches(spark)
 
     def add(self, spark: SparkSession, rows: pa.Table) -> int:
@@ -104,11 +105,18 @@ class Table:
             return absent.num_rows
 
     def is_moved_by_others(self, spark: SparkSession, since: int | None) -> bool:
-        """Tell whether somebody else wrote since a snapshot, or since what this process wrote last."""
-        return main_snapshot(spark, self.name) not in (since, self._head)
+        """Tell whether somebody else wrote after a snapshot that was read."""
+        return main_snapshot(spark, self.name) not in (since, self._head) or self._others not in (None, since)
+
+    def forget_others(self) -> None:
+        """Count what others wrote until now as read."""
+        self._others = None
 
     def _begin(self, spark: SparkSession) -> None:
-        if self._head is None or main_snapshot(spark, self.name) != self._head:
+        newest = main_snapshot(spark, self.name)
+        if self._head is None or newest != self._head:
+            # What this process adds hides who wrote before.
+            self._others = newest
             self._commit(spark, f"ALTER TABLE {self.name} CREATE OR REPLACE BRANCH {self._branch}")
             self._head = self._branch_head(spark)
 
