@@ -35,7 +35,7 @@ IDS = itertools.count(int(time.time() * 1000) % 10**11)
 
 @pytest.fixture(scope="module")
 def lane(stack: None) -> None:
-    control.up({"base", "realtime"})
+    control.up({"base", "kafka", "api"})
 
 
 @pytest.fixture
@@ -208,6 +208,7 @@ def test_a_rate_is_kept_and_the_client_goes_on_when_it_is_told(api: Api):
     assert api.ask("POST", "/transactions", batch, key=key).status == 202
 
 
+@pytest.mark.slow
 def test_a_key_is_changed_for_another_under_load_without_one_refusal(api: Api, topic: Topic):
     load = Load(api)
     load.await_accepted(100)
@@ -220,6 +221,7 @@ def test_a_key_is_changed_for_another_under_load_without_one_refusal(api: Api, t
     assert topic.ids() == Counter(load.accepted)
 
 
+@pytest.mark.slow
 def test_a_broker_that_stops_is_told_and_the_api_goes_on_by_itself_when_it_is_back(api: Api, topic: Topic):
     assert api.process is not None
     load = Load(api, clients=8, size=200)
@@ -248,6 +250,7 @@ def test_a_broker_that_stops_is_told_and_the_api_goes_on_by_itself_when_it_is_ba
     assert {count for key, count in found.items() if key in set(load.accepted)} == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGKILL])
 def test_a_stop_under_load_loses_nothing_that_was_acknowledged(api: Api, topic: Topic, sign: signal.Signals):
     load = Load(api)
@@ -389,6 +392,7 @@ def test_the_role_of_the_api_may_write_reports_and_nothing_else(statement: str):
 # --- generated and lasting load -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_generated_requests_find_no_answer_that_the_document_does_not_have(api: Api, alerts: list[int]):
     command = [
         str(Path(sys.executable).with_name("schemathesis")), "run", f"http://127.0.0.1:{api.port}/openapi.json",

@@ -64,6 +64,7 @@ def test_a_topic_that_is_not_declared_is_refused(plain: OwnBroker):
     assert "misspelt" not in partitions()
 
 
+@pytest.mark.slow
 def test_a_killed_broker_keeps_what_it_acknowledged_and_its_producers_go_on(plain: OwnBroker):
     receiver = replay.Broker()
     assert receiver.send(sent(1, 500)) == []

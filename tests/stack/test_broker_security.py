@@ -16,6 +16,8 @@ from etl.errors import RefusedError, UnavailableError
 from etl.settings import ROOT, settings
 from tests.brokers import OwnBroker, environment, given, ids, sent
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def secured() -> Iterator[OwnBroker]:

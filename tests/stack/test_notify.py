@@ -127,6 +127,7 @@ def notifier_with(
         yield process
 
 
+@pytest.mark.slow
 def test_killed_while_a_message_is_under_way_it_sends_that_one_again_and_no_other(
     got: Http, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -167,6 +168,7 @@ def test_killed_again_and_again_under_load_it_tells_every_alert(got: Http, monke
     assert len(got.requests) <= 300 + kills
 
 
+@pytest.mark.slow
 def test_a_receiver_that_is_away_gets_all_when_it_is_back_and_its_neighbour_does_not_wait(
     got: Http, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -197,6 +199,7 @@ def test_the_broker_may_restart(got: Http, monkeypatch: pytest.MonkeyPatch, tmp_
         assert process.poll() is None
 
 
+@pytest.mark.slow
 def test_a_second_run_of_the_same_topic_sends_nothing_twice(got: Http, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     use(monkeypatch, tmp_path, {"cases": {"kind": "webhook", "url": got.url}})
     start = committed()[1]

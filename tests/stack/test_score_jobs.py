@@ -123,6 +123,7 @@ def test_an_old_job_that_still_runs_keeps_others_out(days: list[pa.Table], spark
     assert seen == undisturbed(days, spark, hive, run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "its_branch",
     ["was made anew by its write", *(pytest.param(what, marks=pytest.mark.slow) for what in ("is gone", "goes at the last moment"))],

@@ -240,6 +240,7 @@ def test_arrivals_end_in_every_table_once_with_the_features_and_scores_of_the_ba
     scored_as_by_the_batch_lane(spark, run, champion)
 
 
+@pytest.mark.slow
 def test_what_was_rejected_is_mended_and_sent_again_and_then_waits_no_more(lane: None, hive: Session):
     wrong = {**to_come()[0], "channel": "pigeon"}
     with job():

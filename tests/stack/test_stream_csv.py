@@ -62,6 +62,7 @@ def test_a_file_is_sent_twice_under_the_same_ids_and_its_bad_lines_are_recorded_
     ]
 
 
+@pytest.mark.slow
 def test_a_stop_sends_what_is_gathered_and_says_how_far_it_came(kafka: None):
     before = len(stored())
     command = [VERB, "--generate", "--rate", "50", "--customers", "50", "--terminals", "50", "--to", "kafka"]
