@@ -7,7 +7,8 @@ architecture page).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pytest
 
@@ -107,7 +108,23 @@ def litter() -> None:
     storage().write(f"{batches.root('probe', 'full')}/999999-killed/part-00-000.parquet", data=b"rubbish")
 
 
-@pytest.mark.parametrize("step", [step for step in EXTRACT if step != "after the tables are made"])
+ALWAYS = (
+    "after the files",
+    "before the partition",
+    "while Hive adds the partition",
+    "after the partition, before it is read",
+    "after the record",
+    "while clearing",
+)
+"""Steps next to the one commit; the others are killed at by bash/test_all.sh."""
+
+
+def seldom(steps: Iterable[str], always: tuple[str, ...]) -> list[Any]:
+    """Steps as parameters; all but some are slow."""
+    return [step if step in always else pytest.param(step, marks=pytest.mark.slow) for step in steps]
+
+
+@pytest.mark.parametrize("step", seldom([step for step in EXTRACT if step != "after the tables are made"], ALWAYS))
 def test_an_increment_killed_at_any_step_and_run_again(grown: Table, hive: Session, run: ops.Run, step: str) -> None:
     core_before, raw_before = in_core(hive), in_raw(hive)
     change()
@@ -129,7 +146,8 @@ def test_an_increment_killed_at_any_step_and_run_again(grown: Table, hive: Sessi
         expect_all(hive, run)
 
 
-@pytest.mark.parametrize(("kind", "step"), [(kind, step) for kind in COMMITS for step in CORE])
+@pytest.mark.parametrize("step", seldom(CORE, ("while Iceberg commits",)))
+@pytest.mark.parametrize("kind", COMMITS)
 def test_core_killed_at_any_step_and_run_again(grown: Table, hive: Session, run: ops.Run, kind: str, step: str) -> None:
     before = in_core(hive)
     if kind == "deletes":
@@ -168,7 +186,7 @@ FROM_NOTHING = (
 )
 
 
-@pytest.mark.parametrize("step", FROM_NOTHING)
+@pytest.mark.parametrize("step", seldom(FROM_NOTHING, ALWAYS))
 def test_the_first_extract_killed_at_any_step_and_run_again(probe: Table, hive: Session, run: ops.Run, step: str) -> None:
     fill(1, 50)
     if step == "while clearing":

@@ -146,6 +146,7 @@ def lane(champion: Version, spark: SparkSession, hive: Session, monkeypatch: pyt
     yield
     for name in ("raw.events", "mart.alerts"):
         hive.run(f"DROP TABLE IF EXISTS {name}")
+    empty_topics()
 
 
 def empty_topics() -> None:
