@@ -92,6 +92,7 @@ def loaded(stack: None) -> Iterator[None]:
         clear(hive)
 
 
+@pytest.mark.slow
 def test_the_second_backup_copies_only_what_is_new(loaded: None, hive: Session, run: ops.Run, tmp_path: Path) -> None:
     folder = tmp_path / "backup"
     first = taken(folder, run)
@@ -150,6 +151,7 @@ def test_what_a_dead_run_commits_meanwhile_lets_the_dump_be_taken_again(
         hive.run("DELETE FROM core.terminals WHERE terminal_id = -1")
 
 
+@pytest.mark.slow
 def test_a_file_that_is_being_written_is_left_out(loaded: None, run: ops.Run, tmp_path: Path) -> None:
     begun, ended = threading.Event(), threading.Event()
     path = f"{settings().warehouse_path}/raw/transactions/999999-open/part-00.parquet"
@@ -173,6 +175,7 @@ def test_a_file_that_is_being_written_is_left_out(loaded: None, run: ops.Run, tm
         storage().delete(path.rsplit("/", 1)[0], recursive=True)
 
 
+@pytest.mark.slow
 def test_a_damaged_backup_and_a_stack_that_moved_on_are_refused_untouched(
     loaded: None, hive: Session, run: ops.Run, tmp_path: Path
 ) -> None:
@@ -196,6 +199,7 @@ def test_a_damaged_backup_and_a_stack_that_moved_on_are_refused_untouched(
     verified(folder)
 
 
+@pytest.mark.slow
 def test_files_lost_in_hdfs_come_back_while_the_metastore_stands(loaded: None, hive: Session, run: ops.Run, tmp_path: Path) -> None:
     folder = tmp_path / "backup"
     manifest = taken(folder, run)

@@ -131,6 +131,7 @@ def test_datanode_killed_in_mid_run(loaded: Table, hive: Session, run: ops.Run, 
     expect_recovery(loaded)
 
 
+@pytest.mark.slow
 def test_metastore_down_before_publishing(loaded: Table, hive: Session, run: ops.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     original: Callable[..., object] = batches.publish
 

@@ -114,7 +114,6 @@ ALWAYS = (
     "while Hive adds the partition",
     "after the partition, before it is read",
     "after the record",
-    "while clearing",
 )
 """Steps next to the one commit; the others are killed at by bash/test_all.sh."""
 

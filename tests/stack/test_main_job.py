@@ -197,6 +197,7 @@ def test_load_killed_at_any_moment_and_run_again_ends_equal(bank: None, hive: Se
     assert all(result.source_rows == result.loaded_rows for result in reconcile(TABLES, run, hive))
 
 
+@pytest.mark.slow
 def test_a_build_that_another_overtakes_begins_again(bank: None, hive: Session, run: ops.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     spark = spark_session("test")
     load(hive, run, "full", INPUTS)
@@ -236,6 +237,7 @@ BUILDING = """
 """
 
 
+@pytest.mark.slow
 def test_features_killed_at_any_step_and_run_again(bank: None, hive: Session, run: ops.Run) -> None:
     ship(features)
     spark = spark_session("test")

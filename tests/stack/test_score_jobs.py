@@ -85,6 +85,7 @@ def test_two_jobs_at_once(days: list[pa.Table], spark: SparkSession, hive: Sessi
     assert seen == undisturbed(days, spark, hive, run)
 
 
+@pytest.mark.slow
 def test_no_job_for_two_days_then_one_catches_up(days: list[pa.Table], spark: SparkSession, hive: Session, run: ops.Run):
     score.score(run)
     for day in days[1:]:
@@ -110,6 +111,7 @@ def test_a_job_killed_half_way_and_the_next_one(days: list[pa.Table], spark: Spa
     assert hive.run(f"SELECT name FROM {score.TABLE}.refs") == [("main",)]
 
 
+@pytest.mark.slow
 def test_an_old_job_that_still_runs_keeps_others_out(days: list[pa.Table], spark: SparkSession, hive: Session, run: ops.Run):
     score.score(run)
     publish(spark, days[1])

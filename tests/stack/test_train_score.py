@@ -195,7 +195,7 @@ def fitted(name: str, spark: SparkSession) -> Fitted:
     return fitted_once[name]
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [name if name == "xgboost" else pytest.param(name, marks=pytest.mark.slow) for name in SMALL])
 def test_the_same_seed_gives_the_same_bits(bank: pa.Table, spark: SparkSession, name: str):
     declared = SMALL[name]
     columns = declared.feature_names()
@@ -312,7 +312,7 @@ WORK = """
 """
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", [step if "write" in step else pytest.param(step, marks=pytest.mark.slow) for step in STEPS])
 def test_a_run_killed_at_any_step_leaves_all_or_nothing(bank: pa.Table, champion: Version, hive: Session, run: ops.Run, step: str):
     killed_at(STEPS[step], WORK)
     published = len(bank) if step == "after publishing" else 0
@@ -374,6 +374,7 @@ def test_a_champion_with_more_features_widens_the_table(bank: pa.Table, champion
     assert hive.run("SELECT count(features.customer_history_90d) FROM mart.predictions") == [(len(bank),)]
 
 
+@pytest.mark.slow
 def test_the_report_is_one_file_without_addresses_of_others(champion: Version, run: ops.Run, tmp_path):
     score.score(run)
     report.report(tmp_path / "index.html", "")
@@ -387,6 +388,7 @@ def test_the_report_is_one_file_without_addresses_of_others(champion: Version, r
     assert "url(http" not in page
 
 
+@pytest.mark.slow
 def test_spark_submit_runs_the_same_code_elsewhere(bank: pa.Table, champion: Version, hive: Session):
     told = subprocess.run(
         [ROOT / "bash" / "score.sh"], env={**os.environ, "WAREHOUSE_SPARK_MASTER": "local[2]"}, capture_output=True, text=True, check=False
@@ -395,7 +397,7 @@ def test_spark_submit_runs_the_same_code_elsewhere(bank: pa.Table, champion: Ver
     assert [row[0] for row in predictions(hive)] == list(range(1, len(bank) + 1))
 
 
-@pytest.mark.parametrize("verb", ["train", "score", "report", pytest.param("evaluate", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("verb", ["score", *(pytest.param(verb, marks=pytest.mark.slow) for verb in ("train", "report", "evaluate"))])
 def test_no_password_stands_in_what_a_verb_logs(champion: Version, verb: str):
     arguments = ["xgboost"] if verb == "evaluate" else []
     told = subprocess.run([ROOT / "bash" / f"{verb}.sh", *arguments], capture_output=True, text=True, check=False)
