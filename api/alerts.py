@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from pydantic_core import PydanticCustomError
 
 from api.problems import ProblemError, unavailable
+from api.transaction import moment
 from etl.databases import opened
 from etl.errors import UnavailableError
 from etl.sql_server import StatementError, literal, session
@@ -105,11 +106,6 @@ class Blocking:
 def write_cursor(cursor: Cursor) -> str:
     """Write a cursor as `read_cursor` reads it."""
     return f"{moment(cursor[0])},{cursor[1]}"
-
-
-def moment(value: dt.datetime) -> str:
-    """Write a time as ISO 8601 with Z and microseconds."""
-    return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def listed(page: Page) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from api.lag import GROUPS, lags
 from api.metrics import Metrics
 from api.problems import SCHEMA, ProblemError, described, unavailable
 from api.sender import Sender
-from api.transaction import Transaction
+from api.transaction import Transaction, moment
 from etl.errors import UnavailableError
 
 DESCRIPTION = f"""Card transactions one by one or in lists, and the alerts that came of them.
@@ -128,9 +128,7 @@ class Lane:
             messages.append((str(one.customer_id).encode(), _to_json(one)))
         await self.sender.send(messages, int(received_at.timestamp() * 1000))
         self.metrics.accepted.inc(len(ids))
-        return answer(
-            {"received_at": alerts.moment(received_at), "accepted": ids, "timed_on_arrival": timed, "rejected": batch.faults}, 202
-        )
+        return answer({"received_at": moment(received_at), "accepted": ids, "timed_on_arrival": timed, "rejected": batch.faults}, 202)
 
     async def live(self, _request: Request) -> Response:
         """Tell that the process works."""

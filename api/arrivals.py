@@ -33,16 +33,17 @@ class Rejected:
     payload: str
 
 
-def text_of(value: bytes | None) -> str:
-    """Return a message as text without card numbers; what is no UTF-8, and what Postgres cannot hold, becomes a mark."""
-    return mask_card_numbers((value or b"").decode("utf-8", errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}"))
+def payload_of(value: bytes | None) -> str:
+    """Return the beginning of a message as text without card numbers; what is no UTF-8, and what Postgres cannot hold, becomes a mark."""
+    text = (value or b"").decode("utf-8", errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return mask_card_numbers(text)[:MAX_PAYLOAD]
 
 
 def parsed(value: bytes | None, place: Place) -> Transaction | Rejected:
     """Read one message; the time of a transaction that has none is that of its arrival."""
 
     def rejected(reason: str, column: str | None = None) -> Rejected:
-        return Rejected(place, mask_card_numbers(reason), column, text_of(value)[:MAX_PAYLOAD])
+        return Rejected(place, mask_card_numbers(reason), column, payload_of(value))
 
     try:
         found = ONE.validate_json(value or b"")

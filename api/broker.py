@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,13 @@ VALIDATED = "transactions.validated"
 REJECTED = "transactions.rejected"
 PREDICTIONS = "predictions"
 ALERTS = "alerts"
+
+SCORES_GROUP = "stream"
+TABLES_GROUP = "stream-tables"
+"""Groups under which the two queries of the stream job note how far they have come."""
+
+ANSWER_SECONDS = 30
+"""How long the broker may take to do what it is asked."""
 
 MECHANISM = "SCRAM-SHA-512"
 JAVA_LOGIN = "org.apache.kafka.common.security.scram.ScramLoginModule"
@@ -73,6 +81,12 @@ def java_client() -> dict[str, str]:
             "ssl.truststore.location": str(certificates),
         }
     return found
+
+
+def await_all(answers: dict[Any, Future[Any]]) -> None:
+    """Return when the broker has done all that was asked; raises the first failure."""
+    for answer in answers.values():
+        answer.result(ANSWER_SECONDS)
 
 
 def producer() -> dict[str, Any]:

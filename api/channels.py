@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import hmac
 import http.client
@@ -53,14 +54,14 @@ class DeliveryError(WarehouseError):
         self.is_final = is_final
 
 
-class _Channel(BaseModel):
+class _Channel(BaseModel, abc.ABC):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     quiet_seconds: float = Field(0, ge=0, description="a customer's further alerts are not sent so long after one was; 0: all are")
 
+    @abc.abstractmethod
     def send(self, key: str, text: str) -> None:
         """Send a rendered text under an idempotency key, or raise `DeliveryError`."""
-        raise NotImplementedError
 
 
 class _Remote(_Channel):

@@ -13,7 +13,7 @@ from etl.errors import UnavailableError, WarehouseError
 from etl.log import run_main
 
 TIMEOUT_SECONDS = 10
-GROUPS = {"scores": "stream", "tables": "stream-tables"}
+GROUPS = {"scores": broker.SCORES_GROUP, "tables": broker.TABLES_GROUP}
 """Queries of the job by the group under which each notes how far it has come."""
 
 

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 
 from api import broker
 from api.alert import Alert
+from api.arrivals import payload_of
 from api.channels import Configuration, DeliveryError, Retry, configuration
 from etl.card_numbers import mask_card_numbers
 from etl.databases import connect, opened
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection
 
 POLL_SECONDS = 0.2
-LONGEST_PAYLOAD = 10_000
 AWAY = (UnavailableError, psycopg2.OperationalError, psycopg2.InterfaceError)
 """What Postgres's absence raises."""
 
@@ -101,9 +101,7 @@ def record(session: connection, arrivals: Iterable[Arrival], channels: Iterable[
             alert = parse(arrival.value)
         except ValueError as error:
             logger.error("a message is no alert", place=arrival.place, reason=str(error))
-            # Postgres has no NUL in a text.
-            text = mask_card_numbers((arrival.value or b"").decode(errors="replace").replace("\0", "\ufffd"))
-            rows.append((arrival.place, "", None, "dead", str(error), text[:LONGEST_PAYLOAD], "now"))
+            rows.append((arrival.place, "", None, "dead", str(error), payload_of(arrival.value), "now"))
             continue
         payload = mask_card_numbers(alert.model_dump_json())
         rows += [(alert.idempotency_key, name, alert.customer_id, "pending", None, payload, None) for name in channels]
@@ -169,8 +167,11 @@ def deliver(here: Configuration, name: str, stop: threading.Event) -> None:
 
 def consume(here: Configuration, stop: threading.Event) -> None:
     """Record what arrives until told to stop; touch the heartbeat file as long as that works."""
-    heartbeat = settings().data_dir / "run" / "notify.ready"
-    heartbeat.parent.mkdir(parents=True, exist_ok=True)
+    # Not with the module: the Lambda function has no servers to start.
+    from etl.stack.servers import heartbeat
+
+    beat = heartbeat("notify")
+    beat.parent.mkdir(parents=True, exist_ok=True)
     joined = threading.Event()
     # One that was killed holds its partition so long.
     consumer = Consumer({**broker.consumer("notify"), "session.timeout.ms": 10_000})
@@ -195,10 +196,10 @@ def consume(here: Configuration, stop: threading.Event) -> None:
                     continue
                 _commit(consumer, arrivals)
                 if joined.is_set():
-                    heartbeat.touch()
+                    beat.touch()
         finally:
             stop.set()
-            heartbeat.unlink(missing_ok=True)
+            beat.unlink(missing_ok=True)
             consumer.close()
 
 

@@ -40,7 +40,6 @@ TELL_SECONDS = 10.0
 PATIENCE_SECONDS = 120.0
 """How long a receiver may be away before this ends."""
 LINE_BYTES = 1 << 16
-PAYLOAD_CHARACTERS = 10_000
 GENERATED_RATE = 10.0
 GENERATED_DAYS = 30
 """Days of the simulation that come one after the other, then again from the first: the bank is ready to go in a second."""
@@ -138,7 +137,7 @@ def _parsed(content: bytes, line: int, columns: list[str], key: int, path: Path)
     payload = content.decode(errors="backslashreplace").replace("\0", "\\x00")
 
     def reject(reason: str, column: str | None = None) -> ops.Reject:
-        return ops.Reject(TABLE, str(path), reason, line, None, column, mask_card_numbers(payload)[:PAYLOAD_CHARACTERS])
+        return ops.Reject(TABLE, str(path), reason, line, None, column, mask_card_numbers(payload)[: arrivals.MAX_PAYLOAD])
 
     if len(content) > LINE_BYTES:
         return reject("is too long")

@@ -21,10 +21,9 @@ from api import arrivals, broker
 from api.arrivals import Place, Rejected
 from api.champion import Champion
 from api.history import GIVEN, History
-from api.transaction import ONE, Transaction
+from api.transaction import ONE, Transaction, moment
 from ml.features import FEATURES, known_at
 
-GROUP = "stream"
 TIMEOUT_SECONDS = 30
 
 Message = tuple[str, int | None, bytes]
@@ -61,9 +60,9 @@ class Scores:
         self.history = history
         self.champion = champion
         self.uncommitted: dict[int, tuple[int, ...]] = {}
-        self._consumer = Consumer(broker.consumer(GROUP))
+        self._consumer = Consumer(broker.consumer(broker.SCORES_GROUP))
         # Its id fences: of two jobs the one that began later goes on, the other's next transaction fails.
-        self._producer = Producer({**broker.producer(), "transactional.id": GROUP, "linger.ms": 5})
+        self._producer = Producer({**broker.producer(), "transactional.id": broker.SCORES_GROUP, "linger.ms": 5})
         self._producer.init_transactions(TIMEOUT_SECONDS)
         partitions = self._consumer.list_topics(broker.TRANSACTIONS, TIMEOUT_SECONDS).topics[broker.TRANSACTIONS].partitions
         committed = self._consumer.committed([TopicPartition(broker.TRANSACTIONS, one) for one in partitions], TIMEOUT_SECONDS)
@@ -97,15 +96,6 @@ class Scores:
             told.latencies = [(now - place.received_at).total_seconds() for _, place in valid]
             return told
 
-    def lag(self) -> dict[int, int]:
-        """Return by partition how many arrivals are not told yet."""
-        return {
-            partition: max(
-                self._consumer.get_watermark_offsets(TopicPartition(broker.TRANSACTIONS, partition), TIMEOUT_SECONDS)[1] - offset, 0
-            )
-            for partition, offset in self._told.items()
-        }
-
     def _checked(self, rows: list[tuple[Place, bytes | None]], told: Told) -> tuple[list[tuple[Transaction, Place]], list[Rejected]]:
         """Sort out what is no transaction, and what came before: the same again is left out, another with its key is rejected."""
         valid: list[tuple[Transaction, Place]] = []
@@ -122,7 +112,7 @@ class Scores:
                 told.duplicates += 1
             else:
                 reason = "is the key of another transaction that came before"
-                rejected.append(Rejected(place, reason, "transaction_id", arrivals.text_of(value)[: arrivals.MAX_PAYLOAD]))
+                rejected.append(Rejected(place, reason, "transaction_id", arrivals.payload_of(value)))
         return valid, rejected
 
     def _scored(self, valid: list[tuple[Transaction, Place]], told: Told) -> list[Message]:
@@ -142,7 +132,7 @@ class Scores:
         messages: list[Message] = []
         sources = [row for row, is_within in zip(valid, within, strict=True) if is_within]
         for prediction, (transaction, place) in zip(predictions, sources, strict=True):
-            prediction["received_at"] = _iso(place.received_at)
+            prediction["received_at"] = moment(place.received_at)
             messages.append((broker.PREDICTIONS, transaction.customer_id, json.dumps(prediction, separators=(",", ":")).encode()))
             if prediction["risk_level"] == "HIGH":
                 told.alerts += 1
@@ -187,24 +177,20 @@ def identity(one: Transaction) -> tuple[int, ...]:
     return one.transaction_id, one.customer_id, one.terminal_id, moment // dt.timedelta(microseconds=1), int(one.amount * 100)
 
 
-def _iso(moment: dt.datetime) -> str:
-    return moment.astimezone(dt.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
 def _validated(one: Transaction, place: Place) -> bytes:
-    return b'%b,"received_at":"%b"}' % (ONE.dump_json(one)[:-1], _iso(place.received_at).encode())
+    return b'%b,"received_at":"%b"}' % (ONE.dump_json(one)[:-1], moment(place.received_at).encode())
 
 
 def _rejected(one: Rejected) -> bytes:
     place = one.place
     told = {"reason": one.reason, "column": one.column, "partition": place.partition, "offset": place.offset}
-    return json.dumps({**told, "received_at": _iso(place.received_at), "payload": one.payload}).encode()
+    return json.dumps({**told, "received_at": moment(place.received_at), "payload": one.payload}).encode()
 
 
 def _rows(predictions: pa.RecordBatch) -> list[dict[str, Any]]:
     rows = predictions.to_pylist()
     for row in rows:
-        row["transacted_at"], row["scored_at"] = _iso(row["transacted_at"]), _iso(row["scored_at"])
+        row["transacted_at"], row["scored_at"] = moment(row["transacted_at"]), moment(row["scored_at"])
         row["amount"] = str(row["amount"])
     return rows
 

@@ -20,6 +20,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from api import arrivals, broker, champion, meters
 from api.arrivals import Place
 from api.history import GIVEN, MARGIN_DAYS, History
+from api.lag import lags
 from api.scores import Scores, columns_of, identity
 from api.tables import TOPICS, TRANSACTIONS, Tables, ensure_tables, frame_of
 from api.transaction import Transaction
@@ -279,7 +280,7 @@ class Job:
 
     def _look(self) -> None:
         """Take in a new champion, and what the batch lane has changed; tell how far behind everything is."""
-        meters.LAG.set(sum(self.scores.lag().values()))
+        meters.LAG.set(sum(one.messages for one in lags() if one.query == "scores"))
         meters.look_at_watermarks()
         found = champion.newer(self.scores.champion)
         if found is not self.scores.champion and found is not None:

@@ -35,7 +35,6 @@ from ml.features import FEATURES
 from ml.score import KEYS, prediction_schema
 from ml.spark import main_snapshot
 
-GROUP = "stream-tables"
 WAIT_SECONDS = 600
 PREFIX = "stream_"
 TOPICS = (broker.TRANSACTIONS, broker.VALIDATED, broker.REJECTED, broker.PREDICTIONS, broker.ALERTS)
@@ -96,8 +95,12 @@ class Table:
             if not absent.num_rows:
                 return 0
             self._begin(spark)
-            frame = spark.createDataFrame(absent.drop_columns(["transaction_id"]).add_column(0, "transaction_id", absent["transaction_id"]))
-            writer = frame.select(*spark.table(self.name).columns).writeTo(f"{self.name}.branch_{self._branch}")
+            columns = spark.table(self.name).columns
+            # A column that the source has gained since is not among those of a message.
+            frame = spark.createDataFrame(absent).select(
+                *(F.col(name) if name in absent.column_names else F.lit(None).alias(name) for name in columns)
+            )
+            writer = frame.writeTo(f"{self.name}.branch_{self._branch}")
             # A few rows of a few days: a shuffle would cost more than it orders.
             writer = writer.option("distribution-mode", "none").option("fanout-enabled", "true")
             writer.option("snapshot-property.lane", "stream").option("snapshot-property.run", self._run.run_id).append()
@@ -178,7 +181,7 @@ class Tables:
         self.transactions = Table(spark, f"core.{TRANSACTIONS.name}", run)
         self._predictions = Table(spark, score.TABLE, run)
         self._alerts = Table(spark, "mart.alerts", run)
-        self._consumer = Consumer(broker.consumer(GROUP))
+        self._consumer = Consumer(broker.consumer(broker.TABLES_GROUP))
         self._days: set[str] = set()
         self.committed_at = dt.datetime.now(dt.UTC)
 
@@ -206,7 +209,7 @@ class Tables:
             added = {"predictions": self._predictions.add(spark, self._conformed(spark, of(broker.PREDICTIONS)))}
             added["alerts"] = self._alerts.add(spark, _alerts(of(broker.ALERTS)))
             arrived = _transactions(of(broker.VALIDATED))
-            added["transactions"] = self.transactions.add(spark, _filled(spark, f"core.{TRANSACTIONS.name}", arrived))
+            added["transactions"] = self.transactions.add(spark, arrived)
             self._committed(arrived["transaction_id"].to_pylist())
             self._remember(rows)
             self.committed_at = dt.datetime.now(dt.UTC)
@@ -258,14 +261,6 @@ def _transactions(messages: pa.Table) -> pa.Table:
     columns["updated_at"] = read["received_at"]
     columns["lane"] = pa.repeat("stream", read.num_rows)
     return pa.table(columns)
-
-
-def _filled(spark: SparkSession, table: str, rows: pa.Table) -> pa.Table:
-    """Rows with a null for each column that the source has gained since."""
-    for field in spark.table(table).schema:
-        if field.name not in rows.column_names:
-            rows = rows.append_column(field.name, pa.nulls(rows.num_rows))
-    return rows
 
 
 def _alerts(messages: pa.Table) -> pa.Table:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from etl.log import logger, run_main
 from etl.settings import settings
 
 DECLARATION = Path(__file__).with_name("topics.yaml")
-ANSWER_SECONDS = 30
 HOUR_MS = 3_600_000
 
 
@@ -68,7 +66,7 @@ def apply(topics: list[Topic], configuration: dict[str, Any] | None = None) -> N
     """
     admin = AdminClient(configuration or broker.client())
     try:
-        found = {name: len(topic.partitions) for name, topic in admin.list_topics(timeout=ANSWER_SECONDS).topics.items()}
+        found = {name: len(topic.partitions) for name, topic in admin.list_topics(timeout=broker.ANSWER_SECONDS).topics.items()}
         if larger := [topic for topic in topics if found.get(topic.name, 0) > topic.partitions]:
             raise RefusedError(
                 "; ".join(f"topic {topic.name} has {found[topic.name]} partitions, {topic.partitions} are declared" for topic in larger)
@@ -94,14 +92,14 @@ def _make(topics: list[Topic], admin: AdminClient) -> None:
         NewTopic(topic.name, num_partitions=topic.partitions, replication_factor=1, config={"retention.ms": topic.retention_ms})
         for topic in topics
     ]
-    _await(admin.create_topics(new))
+    broker.await_all(admin.create_topics(new))
     for topic in topics:
         logger.info("topic made", topic=topic.name, partitions=topic.partitions, retention_hours=topic.retention_hours)
 
 
 def _add_partitions(topics: list[Topic], admin: AdminClient) -> None:
     if topics:
-        _await(admin.create_partitions([NewPartitions(topic.name, topic.partitions) for topic in topics]))
+        broker.await_all(admin.create_partitions([NewPartitions(topic.name, topic.partitions) for topic in topics]))
         for topic in topics:
             logger.info("topic has more partitions", topic=topic.name, partitions=topic.partitions)
 
@@ -113,17 +111,12 @@ def _set_retention(topics: list[Topic], admin: AdminClient) -> None:
     changed = []
     for described, answer in admin.describe_configs(list(resources)).items():
         topic = resources[described]
-        if answer.result(ANSWER_SECONDS)["retention.ms"].value != topic.retention_ms:
+        if answer.result(broker.ANSWER_SECONDS)["retention.ms"].value != topic.retention_ms:
             entry = ConfigEntry("retention.ms", topic.retention_ms, incremental_operation=AlterConfigOpType.SET)
             changed.append(resource(topic.name, [entry]))
             logger.info("topic has another retention", topic=topic.name, retention_hours=topic.retention_hours)
     if changed:
-        _await(admin.incremental_alter_configs(changed))
-
-
-def _await(answers: dict[Any, Future[Any]]) -> None:
-    for answer in answers.values():
-        answer.result(ANSWER_SECONDS)
+        broker.await_all(admin.incremental_alter_configs(changed))
 
 
 def main() -> None:

@@ -95,6 +95,11 @@ class Transaction(BaseModel):
 ONE = TypeAdapter(Transaction)
 
 
+def moment(value: dt.datetime) -> str:
+    """Write a time of UTC as ISO 8601 with Z and microseconds."""
+    return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
 def is_too_far_ahead(transaction: Transaction, received_at: dt.datetime) -> bool:
     """Tell whether a transaction lies more than `AHEAD` after its arrival."""
     return transaction.transacted_at is not None and transaction.transacted_at > received_at + AHEAD

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from etl.log import logger
 from etl.stack.configuration import kafka_password
 
 DECLARATION = Path(__file__).with_name("users.yaml")
-ANSWER_SECONDS = 30
 ITERATIONS = 8192
 KINDS = {"topic": ResourceType.TOPIC, "group": ResourceType.GROUP, "transactional_id": ResourceType.TRANSACTIONAL_ID}
 _ANY: Any = None
@@ -69,13 +67,13 @@ def apply(users: dict[str, list[AclBinding]]) -> None:
     """
     admin = AdminClient(broker.client())
     try:
-        _await(admin.alter_user_scram_credentials([_credential(user) for user in users]))
-        anybodys = admin.describe_acls(ALL).result(ANSWER_SECONDS)
+        broker.await_all(admin.alter_user_scram_credentials([_credential(user) for user in users]))
+        anybodys = admin.describe_acls(ALL).result(broker.ANSWER_SECONDS)
         wanted = [right for rights in users.values() for right in rights]
         if surplus := [right for right in anybodys if right.principal.removeprefix("User:") in users and right not in wanted]:
-            _await(admin.delete_acls([_filter(right) for right in surplus]))
+            broker.await_all(admin.delete_acls([_filter(right) for right in surplus]))
         if missing := [right for right in wanted if right not in anybodys]:
-            _await(admin.create_acls(missing))
+            broker.await_all(admin.create_acls(missing))
     except KafkaException as error:
         raise UnavailableError(f"the broker at {broker.address()} does not do it: {error.args[0].str()}; is Kafka up?") from error
     logger.info("users", names=", ".join(users), rights_given=len(missing), rights_taken=len(surplus))
@@ -90,8 +88,3 @@ def _filter(right: AclBinding) -> AclBindingFilter:
     return AclBindingFilter(
         right.restype, right.name, right.resource_pattern_type, right.principal, right.host, right.operation, right.permission_type
     )
-
-
-def _await(answers: dict[Any, Future[Any]]) -> None:
-    for answer in answers.values():
-        answer.result(ANSWER_SECONDS)

@@ -12,6 +12,6 @@ source "$(dirname "$0")/lib.sh"
 case ${1:-run} in
 run) py api.stream ;;
 lag) shift && py api.lag "$@" ;;
-check) py api.beat ;;
+check) py etl.stack.serve check stream ;;
 *) usage >&2 && exit 2 ;;
 esac

@@ -16,6 +16,7 @@ import tempfile
 import time
 import tomllib
 import urllib.request
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -109,13 +110,12 @@ def render(overlay: Path, model_version: str | None, tag: str) -> str:
     tag
         Of the other images.
     """
-    plain = yaml.safe_load_all(kubectl("kustomize", str(overlay)))
-    named = [manifest for manifest in plain if manifest]
-    images = sorted({container["image"] for manifest in named for container in containers(manifest)})
-    if model_version is None and any(image.endswith("fraud-score") for image in images):
+    named = manifests(kubectl("kustomize", str(overlay))).values()
+    used = sorted(images(named))
+    if model_version is None and any(image.endswith("fraud-score") for image in used):
         model_version = _champion()
     content: Manifest = {
-        "images": [{"name": image, "newTag": model_version if image.endswith("fraud-score") else tag} for image in images],
+        "images": [{"name": image, "newTag": model_version if image.endswith("fraud-score") else tag} for image in used],
     }
     if any("WAREHOUSE_SPARK_IMAGE" in manifest.get("data", {}) for manifest in named):
         # Executors have the image of the code that starts them.
@@ -163,9 +163,9 @@ def containers(manifest: Manifest) -> list[Manifest]:
     return [*pod.get("initContainers", []), *pod.get("containers", [])]
 
 
-def images(rendering: str) -> set[str]:
-    """Return the images that a rendering's containers have."""
-    return {container["image"] for manifest in manifests(rendering).values() for container in containers(manifest)}
+def images(of: Iterable[Manifest]) -> set[str]:
+    """Return the images that the containers of some objects have."""
+    return {container["image"] for manifest in of for container in containers(manifest)}
 
 
 def _pod(manifest: Manifest) -> Manifest:
@@ -255,7 +255,7 @@ class Cluster:
 
     def unfinished_jobs(self, with_images: set[str]) -> list[Key]:
         """Return the jobs with one of some images that have not ended: one that cannot begin holds back its CronJob's next ones."""
-        jobs = [one for one in self.get("jobs").get("items", []) if with_images & {container["image"] for container in containers(one)}]
+        jobs = [one for one in self.get("jobs").get("items", []) if with_images & images([one])]
         ended = {"Complete", "Failed"}
         return [
             ("job.batch", job["metadata"]["name"])
@@ -344,7 +344,8 @@ def deploy(cluster: Cluster, rendering: str) -> None:
         if record.current:
             cluster.apply(record.current)
         cluster.remove(obsolete(replace(record, previous=""), record.current))
-        cluster.remove(cluster.unfinished_jobs(images(rendering) - images(record.current)))
+        failed = images(manifests(rendering).values()) - images(manifests(record.current).values())
+        cluster.remove(cluster.unfinished_jobs(failed))
         cluster.remember(replace(record, tried=""))
         now = "what ran before runs again" if record.current else "nothing ran before, so all of it is removed"
         raise DeployError(f"{error}; {now}") from error

@@ -9,6 +9,7 @@ import pytest
 from etl.settings import settings
 from tests import own_stack
 from tests.postgres import scratch_postgres
+from tests.receivers import Http, http_server
 
 PORT_OFFSET = 12000
 
@@ -32,3 +33,10 @@ def postgres_server() -> Iterator[None]:
     """Run a Postgres with the project's databases, for tests that need nothing else."""
     with scratch_postgres():
         yield
+
+
+@pytest.fixture
+def got() -> Iterator[Http]:
+    """Run a receiver of HTTP that keeps what it got."""
+    with http_server() as server:
+        yield server

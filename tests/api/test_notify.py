@@ -18,7 +18,7 @@ from etl.databases import connect, opened
 from etl.settings import settings
 from tests.api.alerts import alert, use
 from tests.postgres import rows
-from tests.receivers import Http, http_server, until
+from tests.receivers import Http, until
 
 
 @pytest.fixture
@@ -26,12 +26,6 @@ def warehouse(postgres_server: None) -> Iterator[None]:
     rows("TRUNCATE ops.notifications", role="etl", dbname="warehouse")
     yield
     settings.cache_clear()
-
-
-@pytest.fixture
-def got() -> Iterator[Http]:
-    with http_server() as server:
-        yield server
 
 
 def webhook(url: str, retry: dict[str, Any] | None = None, **other: Any) -> Configuration:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import http.client
 import itertools
 import json
 import re
@@ -101,7 +102,7 @@ class Load:
                 # The process is gone: nobody was told anything.
                 time.sleep(0.05)
                 continue
-            except Exception:
+            except http.client.HTTPException:
                 # Nor here: the answer broke off.
                 continue
             if answer.status == 202:

@@ -78,7 +78,7 @@ def test_a_broker_that_is_away_is_told_in_one_sentence(monkeypatch: pytest.Monke
     monkeypatch.setenv("WAREHOUSE_KAFKA_PORT", "1")
     monkeypatch.setenv("WAREHOUSE_PORT_OFFSET", "0")
     monkeypatch.setattr(replay, "PATIENCE_SECONDS", 1.5)
-    monkeypatch.setattr(topics, "ANSWER_SECONDS", 1)
+    monkeypatch.setattr(broker, "ANSWER_SECONDS", 1)
     settings.cache_clear()
     try:
         with pytest.raises(UnavailableError, match=r"127.0.0.1:1 did not acknowledge: .*; run the same command again"):

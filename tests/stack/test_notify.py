@@ -45,12 +45,6 @@ def empty(kafka: None) -> Iterator[None]:
     settings.cache_clear()
 
 
-@pytest.fixture
-def got() -> Iterator[Http]:
-    with http_server() as server:
-        yield server
-
-
 def put(*values: bytes) -> None:
     producer = Producer(broker.producer())
     for value in values:

@@ -25,6 +25,7 @@ from etl.stack import control
 from etl.storage import storage
 from ml import build_features, models, registry
 from ml.registry import Version
+from tests.brokers import messages
 from tests.kills import Step, killed_at
 from tests.postgres import rows
 from tests.stack.test_train_score import DAY, FIRST, bank, bank_rows, champion, cleared, put, spark
@@ -78,18 +79,7 @@ def send(messages: list[object]) -> None:
 
 def told(topic: str) -> list[dict]:
     """Every message of a topic that was committed."""
-    consumer = Consumer(broker.consumer("test"))
-    found = []
-    for partition in consumer.list_topics(topic, 10).topics[topic].partitions:
-        place = TopicPartition(topic, partition, 0)
-        low, end = consumer.get_watermark_offsets(place, 10)
-        if low == end:
-            continue
-        consumer.assign([TopicPartition(topic, partition, low)])
-        while consumer.position([place])[0].offset < end:
-            found += [json.loads(message.value()) for message in consumer.consume(1000, 1)]
-    consumer.close()
-    return found
+    return [json.loads(message) for message in messages(topic)]
 
 
 @contextlib.contextmanager
