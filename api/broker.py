@@ -15,6 +15,7 @@ VALIDATED = "transactions.validated"
 REJECTED = "transactions.rejected"
 PREDICTIONS = "predictions"
 ALERTS = "alerts"
+TOPICS = (TRANSACTIONS, VALIDATED, REJECTED, PREDICTIONS, ALERTS)
 
 SCORES_GROUP = "stream"
 TABLES_GROUP = "stream-tables"

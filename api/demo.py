@@ -101,8 +101,6 @@ def wait_until_written() -> None:
         if time.monotonic() > until:
             raise BehindError(f"{behind:,} messages are not in the tables after {PATIENCE_SECONDS} s; look at bash/stack.sh logs stream")
         time.sleep(0.5)
-    # What was told of the last ones comes with the next commit.
-    time.sleep(settings().stream_tables_seconds + 2)
 
 
 def show(before: dict[str, float], after: dict[str, float], watch: Watch) -> None:

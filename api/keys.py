@@ -7,10 +7,13 @@ The file is read again when it changes: a new key is known, and a removed one is
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import hashlib
 import math
 import secrets
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -156,6 +159,16 @@ class Keys:
 # bash/api_keys.sh ------------------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Let one at a time read the keys and write them anew."""
+    lock = settings().data_dir / "run" / "api_keys.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def _save(keys: list[Key]) -> None:
     write(
         path(),
@@ -210,24 +223,25 @@ def main() -> None:
     removed.add_argument("client")
     removed.add_argument("--id", default="", help="this one only: its id as `list` shows it")
     given = parser.parse_args()
-    keys = read(path())
-    match given.command:
-        case "add":
-            if given.if_missing and given.out and given.out.exists():
-                known = hashlib.sha256(given.out.read_text().strip().encode()).hexdigest()
-                if any(key.sha256 == known for key in keys):
-                    return
-            scopes = list(SCOPES) if "all" in (given.scope or []) else list(dict.fromkeys(given.scope or ["ingest"]))
-            if secret := add(given.client, scopes, given.rate, given.burst, given.out):
-                print(secret)
-        case "list":
-            for key in keys:
-                print(f"{key.client}  {key.sha256[:8]}  {','.join(key.scopes)}  {key.rate:,.10g}/s, {key.burst:,} at a time")
-        case "remove":
-            kept = [key for key in keys if key.client != given.client or not key.sha256.startswith(given.id)]
-            if len(kept) == len(keys):
-                raise RefusedError(f"there is no such key of {given.client}; bash/api_keys.sh list shows all")
-            _save(kept)
+    with _alone():
+        keys = read(path())
+        match given.command:
+            case "add":
+                if given.if_missing and given.out and given.out.exists():
+                    known = hashlib.sha256(given.out.read_text().strip().encode()).hexdigest()
+                    if any(key.sha256 == known for key in keys):
+                        return
+                scopes = list(SCOPES) if "all" in (given.scope or []) else list(dict.fromkeys(given.scope or ["ingest"]))
+                if secret := add(given.client, scopes, given.rate, given.burst, given.out):
+                    print(secret)
+            case "list":
+                for key in keys:
+                    print(f"{key.client}  {key.sha256[:8]}  {','.join(key.scopes)}  {key.rate:,.10g}/s, {key.burst:,} at a time")
+            case "remove":
+                kept = [key for key in keys if key.client != given.client or not key.sha256.startswith(given.id)]
+                if len(kept) == len(keys):
+                    raise RefusedError(f"there is no such key of {given.client}; bash/api_keys.sh list shows all")
+                _save(kept)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How far the stream job is behind: messages that arrived and are not scored, or are not in the tables."""
+"""How far the stream job is behind: messages that arrived and are not scored, or that are not in the tables."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from etl.log import run_main
 TIMEOUT_SECONDS = 10
 GROUPS = {"scores": broker.SCORES_GROUP, "tables": broker.TABLES_GROUP}
 """Queries of the job by the group under which each notes how far it has come."""
+TOPICS = {"scores": (broker.TRANSACTIONS,), "tables": broker.TOPICS}
 
 
 class LagError(WarehouseError):
@@ -26,12 +27,13 @@ class Lag:
     """Messages of one partition that a query has still before it."""
 
     query: str
+    topic: str
     partition: int
     messages: int
 
 
 def lags() -> Iterator[Lag]:
-    """Return the lag of each query on each partition of `transactions`.
+    """Return the lag of each query on each partition of the topics that it reads.
 
     Raises
     ------
@@ -42,11 +44,13 @@ def lags() -> Iterator[Lag]:
         for query, group in GROUPS.items():
             consumer = Consumer(broker.consumer(group))
             try:
-                topics = consumer.list_topics(broker.TRANSACTIONS, TIMEOUT_SECONDS).topics
-                places = [TopicPartition(broker.TRANSACTIONS, one) for one in topics[broker.TRANSACTIONS].partitions]
+                topics = consumer.list_topics(timeout=TIMEOUT_SECONDS).topics
+                places = [TopicPartition(topic, one) for topic in TOPICS[query] for one in topics[topic].partitions]
                 for place in consumer.committed(places, TIMEOUT_SECONDS):
                     first, end = consumer.get_watermark_offsets(place, TIMEOUT_SECONDS)
-                    yield Lag(query, place.partition, end - max(place.offset, first))
+                    # What the job itself writes ends with the mark of its transaction, which is no message.
+                    mark = 0 if place.topic == broker.TRANSACTIONS else 1
+                    yield Lag(query, place.topic, place.partition, max(end - max(place.offset, first) - mark, 0))
             finally:
                 consumer.close()
     except KafkaException as error:
@@ -59,9 +63,9 @@ def main() -> None:
     parser.add_argument("--max", type=int, help="fail above so many messages, of either query, all partitions together")
     arguments = parser.parse_args()
     found = list(lags())
-    print(f"{'query':<8} {'partition':>9} {'messages':>10}")
+    print(f"{'query':<8} {'topic':<23} {'partition':>9} {'messages':>10}")
     for one in found:
-        print(f"{one.query:<8} {one.partition:>9} {one.messages:>10,}")
+        print(f"{one.query:<8} {one.topic:<23} {one.partition:>9} {one.messages:>10,}")
     behind = {query: sum(one.messages for one in found if one.query == query) for query in GROUPS}
     over = [
         f"{query} is {count:,} messages behind" for query, count in behind.items() if arguments.max is not None and count > arguments.max

@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -22,7 +23,7 @@ from api.arrivals import Place
 from api.history import GIVEN, MARGIN_DAYS, History
 from api.lag import lags
 from api.scores import Scores, columns_of, identity
-from api.tables import TOPICS, TRANSACTIONS, Tables, ensure_tables, frame_of
+from api.tables import TRANSACTIONS, Tables, ensure_tables, frame_of
 from api.transaction import Transaction
 from etl import ops
 from etl.errors import BusyError, UnavailableError, WarehouseError
@@ -62,16 +63,17 @@ def spark_session() -> SparkSession:
     os.environ.update(spark_environment("loads"))
     class_path = os.pathsep.join(map(str, [*jars.spark_class_path(), *jars.stream_class_path()]))
     properties = configuration.spark_defaults("loads") | {
-        "spark.master": "local[2]",
+        # Tasks wait for the broker more than they work: one for each partition of `transactions`, and as many for the tables.
+        "spark.master": "local[8]",
         "spark.app.name": "stream",
         "spark.driver.memory": here.stream_memory,
         "spark.driver.extraClassPath": class_path,
         "spark.executor.extraClassPath": class_path,
-        "spark.driver.extraJavaOptions": f"-Djava.io.tmpdir={scratch} -XX:+UseSerialGC -XX:MaxMetaspaceSize=512m",
+        # The second compiler would take a core for minutes, and gives nothing to work that waits.
+        "spark.driver.extraJavaOptions": f"-Djava.io.tmpdir={scratch} -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:MaxMetaspaceSize=512m",
         "spark.local.dir": scratch,
         "spark.plugins": "",
         "spark.sql.shuffle.partitions": 2,
-        # Messages do not wait for tables.
         "spark.scheduler.mode": "FAIR",
         "spark.sql.streaming.minBatchesToRetain": 20,
         "spark.sql.streaming.metricsEnabled": "false",
@@ -110,6 +112,21 @@ def read_history(spark: SparkSession) -> tuple[History, int | None, int | None]:
     columns = {name: table[name].to_numpy() for name in GIVEN[:-1]}
     columns["known_at"] = known_at(columns["transacted_at"], table["reported_at"].to_numpy(), table["is_fraud"].to_numpy())
     return History(columns, start if oldest < start else None), transactions, reports
+
+
+def source(spark: SparkSession, topics: str, rows: int) -> DataFrame:
+    """Return what was committed to some topics (names with commas between), so many rows at most in a micro-batch."""
+    client = {f"kafka.{name}": value for name, value in broker.java_client().items()}
+    # A group of the user's own name: see api/users.yaml.
+    reader = spark.readStream.format("kafka").options(**client, groupIdPrefix="stream").option("subscribe", topics)
+    return (
+        reader.option("startingOffsets", "earliest")
+        .option("kafka.isolation.level", "read_committed")
+        .option("maxOffsetsPerTrigger", rows)
+        # At the end of a partition the broker holds a request back for so long; the next micro-batch would wait for it.
+        .option("kafka.fetch.max.wait.ms", 20)
+        .load()
+    )
 
 
 def read_validated(positions: list[TopicPartition]) -> list[tuple[int, ...]]:
@@ -167,23 +184,20 @@ class Job:
 
     def start(self) -> list[StreamingQuery]:
         """Start both queries."""
-        here = settings()
-        arrivals_query = (
-            self._source(broker.TRANSACTIONS, here.stream_batch_rows)
-            .writeStream.queryName("scores")
-            .foreachBatch(self._score)
-            .option("checkpointLocation", f"{here.hdfs_uri}{here.warehouse_path}/_stream/scores")
-            .trigger(processingTime="500 milliseconds")
-        )
-        tables_query = (
-            self._source(",".join(TOPICS), 5 * here.stream_batch_rows)
-            .writeStream.queryName("tables")
-            .foreachBatch(self._write)
-            .option("checkpointLocation", f"{here.hdfs_uri}{here.warehouse_path}/_stream/tables")
-            .trigger(processingTime=f"{here.stream_tables_seconds} seconds")
-        )
-        self._queries = [arrivals_query.start(), tables_query.start()]
+        rows = settings().stream_batch_rows
+        self._queries = [
+            self._started("scores", (broker.TRANSACTIONS,), rows, self._score, "500 milliseconds"),
+            self._started("tables", broker.TOPICS, 5 * rows, self._write, f"{settings().stream_tables_seconds} seconds"),
+        ]
         return self._queries
+
+    def _started(self, name: str, topics: tuple[str, ...], rows: int, work: Callable[[DataFrame, int], None], pause: str) -> StreamingQuery:
+        here = settings()
+        # Tasks of each query have their own share of the cores: messages do not wait for tables.
+        self.spark.sparkContext.setLocalProperty("spark.scheduler.pool", name)
+        query = source(self.spark, ",".join(topics), rows).writeStream.queryName(name).foreachBatch(work)
+        folder = f"{here.hdfs_uri}{here.warehouse_path}/_stream/{name}"
+        return query.option("checkpointLocation", folder).trigger(processingTime=pause).start()
 
     def stop(self, *_: object) -> None:
         """End after the micro-batches under way."""
@@ -226,17 +240,6 @@ class Job:
             return f"{type(self._failed).__name__}: {first_sentence(self._failed)}"
         error = query.exception()
         return str(error).split("\n")[0] if error else "it was stopped"
-
-    def _source(self, topics: str, rows: int) -> DataFrame:
-        client = {f"kafka.{name}": value for name, value in broker.java_client().items()}
-        # A group of the user's own name: see api/users.yaml.
-        reader = self.spark.readStream.format("kafka").options(**client, groupIdPrefix="stream").option("subscribe", topics)
-        return (
-            reader.option("startingOffsets", "earliest")
-            .option("kafka.isolation.level", "read_committed")
-            .option("maxOffsetsPerTrigger", rows)
-            .load()
-        )
 
     def _score(self, df: DataFrame, number: int) -> None:
         self._guarded(lambda: self._take_scores(frame_of(df), number))
@@ -290,7 +293,7 @@ class Job:
                 self.scores.champion = found
             logger.info("another champion scores from now on", champion=str(found.version))
         with self.tables.lock:
-            moved = self.tables.transactions.is_moved_by_others(self.spark, self._transactions)
+            moved = self.tables.transactions.is_moved_by_others(self._transactions)
             reports = newest_of(self.spark, "core.fraud_reports")
         if moved or reports != self._reports:
             with self.scores.lock:

@@ -20,24 +20,19 @@ import pyarrow.json
 import pyarrow.parquet as pq
 from confluent_kafka import Consumer, TopicPartition
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F  # noqa: N812
 
 from api import broker, meters
+from api.keyed import WAIT_SECONDS, KeyedTable
 from etl import core, ops
 from etl.card_numbers import mask_card_numbers
-from etl.errors import BusyError
 from etl.settings import settings
-from etl.sql_server import Session, retried
+from etl.sql_server import Session
 from etl.storage import storage
 from etl.tables import declared_tables
-from ml import score
+from ml import alerts, score
 from ml.features import FEATURES
 from ml.score import KEYS, prediction_schema
-from ml.spark import main_snapshot
 
-WAIT_SECONDS = 600
-PREFIX = "stream_"
-TOPICS = (broker.TRANSACTIONS, broker.VALIDATED, broker.REJECTED, broker.PREDICTIONS, broker.ALERTS)
 TRANSACTIONS = declared_tables()["transactions"]
 UTC = pa.timestamp("us", "UTC")
 
@@ -65,95 +60,12 @@ _ALERT = pa.schema(
 )
 
 
-class Table:
-    """An Iceberg table to which this process adds rows by key."""
-
-    def __init__(self, spark: SparkSession, name: str, run: ops.Run) -> None:
-        self.name = name
-        self._run = run
-        self._branch = f"{PREFIX}{run.run_id.replace('-', '_')}"
-        self._head: int | None = None
-        self._others: int | None = None
-        self._remove_branches(spark)
-
-    def add(self, spark: SparkSession, rows: pa.Table) -> int:
-        """Add the rows whose transaction_id is not there yet; returns how many.
-
-        Raises
-        ------
-        BusyError
-            When another writer holds the table for too long, or wrote to it without the lock.
-        """
-        if not rows.num_rows:
-            return 0
-        with ops.writer(self.name, self._run, WAIT_SECONDS):
-            bounds = pc.min_max(rows["transaction_id"]).as_py()
-            keys = spark.createDataFrame(rows.select(["transaction_id"]))
-            held = spark.table(self.name).where(F.col("transaction_id").between(bounds["min"], bounds["max"])).select("transaction_id")
-            there = held.join(F.broadcast(keys), "transaction_id", "left_semi").toArrow()["transaction_id"].combine_chunks()
-            absent = rows.filter(pc.invert(pc.is_in(rows["transaction_id"], there)))
-            if not absent.num_rows:
-                return 0
-            self._begin(spark)
-            columns = spark.table(self.name).columns
-            # A column that the source has gained since is not among those of a message.
-            frame = spark.createDataFrame(absent).select(
-                *(F.col(name) if name in absent.column_names else F.lit(None).alias(name) for name in columns)
-            )
-            writer = frame.writeTo(f"{self.name}.branch_{self._branch}")
-            # A few rows of a few days: a shuffle would cost more than it orders.
-            writer = writer.option("distribution-mode", "none").option("fanout-enabled", "true")
-            writer.option("snapshot-property.lane", "stream").option("snapshot-property.run", self._run.run_id).append()
-            self._publish(spark)
-            return absent.num_rows
-
-    def is_moved_by_others(self, spark: SparkSession, since: int | None) -> bool:
-        """Tell whether somebody else wrote after a snapshot that was read."""
-        return main_snapshot(spark, self.name) not in (since, self._head) or self._others not in (None, since)
-
-    def forget_others(self) -> None:
-        """Count what others wrote until now as read."""
-        self._others = None
-
-    def _begin(self, spark: SparkSession) -> None:
-        newest = main_snapshot(spark, self.name)
-        if self._head is None or newest != self._head:
-            # What this process adds hides who wrote before.
-            self._others = newest
-            self._commit(spark, f"ALTER TABLE {self.name} CREATE OR REPLACE BRANCH {self._branch}")
-            self._head = self._branch_head(spark)
-
-    def _publish(self, spark: SparkSession) -> None:
-        written = self._branch_head(spark)
-        (parent,) = spark.sql(f"SELECT parent_id FROM {self.name}.snapshots WHERE snapshot_id = {written}").first() or (None,)
-        if parent != self._head:
-            raise BusyError(f"{self.name} was written by another run while this one wrote to it; nothing was added, run again")
-        self._commit(spark, f"CALL spark_catalog.system.fast_forward('{self.name}', 'main', '{self._branch}')")
-        self._head = written
-
-    def _branch_head(self, spark: SparkSession) -> int:
-        (head,) = spark.sql(f"SELECT snapshot_id FROM {self.name}.refs WHERE name = '{self._branch}'").first() or (0,)
-        return int(head)
-
-    def _remove_branches(self, spark: SparkSession) -> None:
-        left = spark.sql(f"SELECT name FROM {self.name}.refs WHERE type = 'BRANCH' AND name LIKE '{PREFIX}%'").collect()
-        if left:
-            with ops.writer(self.name, self._run, WAIT_SECONDS):
-                for (branch,) in left:
-                    self._commit(spark, f"ALTER TABLE {self.name} DROP BRANCH IF EXISTS `{branch}`")
-
-    @staticmethod
-    def _commit(spark: SparkSession, statement: str) -> None:
-        """Run a statement that may be repeated; again where another writer wins."""
-        retried(lambda: spark.sql(statement))
-
-
 def ensure_tables(hive: Session, run: ops.Run, features: tuple[str, ...]) -> None:
     """Create what the lane writes, where it is missing; `features` are those of the champion."""
     here = settings()
     root = f"{here.hdfs_uri}{here.warehouse_path}"
     hive.run_file("hive/raw/events/create.hql", location=f"{root}/raw/events")
-    hive.run_file("hive/mart/alerts/create.hql", location=f"{root}/mart/alerts")
+    alerts.ensure_table(hive)
     with ops.writer(score.TABLE, run, WAIT_SECONDS):
         score.ensure_table(hive, features)
     if TRANSACTIONS.name not in core.existing(hive):
@@ -178,9 +90,9 @@ class Tables:
         self.lock = threading.Lock()
         self._run = run
         self._committed = committed
-        self.transactions = Table(spark, f"core.{TRANSACTIONS.name}", run)
-        self._predictions = Table(spark, score.TABLE, run)
-        self._alerts = Table(spark, "mart.alerts", run)
+        self.transactions = KeyedTable(spark, f"core.{TRANSACTIONS.name}", run)
+        self._predictions = KeyedTable(spark, score.TABLE, run)
+        self._alerts = KeyedTable(spark, alerts.TABLE, run)
         self._consumer = Consumer(broker.consumer(broker.TABLES_GROUP))
         self._days: set[str] = set()
         self.committed_at = dt.datetime.now(dt.UTC)
@@ -205,9 +117,10 @@ class Tables:
                     spark.sql(f"ALTER TABLE raw.events ADD IF NOT EXISTS PARTITION (received_on = DATE '{day}')")
                     self._days.add(day)
             self._run.reject(_rejects(of(broker.REJECTED)))
-            # First the decision, then the transaction: batch scoring takes every transaction without one.
-            added = {"predictions": self._predictions.add(spark, self._conformed(spark, of(broker.PREDICTIONS)))}
-            added["alerts"] = self._alerts.add(spark, _alerts(of(broker.ALERTS)))
+            # First the alert, then the decision, then the transaction: batch scoring gives each of HIGH risk an alert, and scores
+            # every transaction, that has none.
+            added = {"alerts": self._alerts.add(spark, _alerts(of(broker.ALERTS)))}
+            added["predictions"] = self._predictions.add(spark, self._conformed(of(broker.PREDICTIONS)))
             arrived = _transactions(of(broker.VALIDATED))
             added["transactions"] = self.transactions.add(spark, arrived)
             self._committed(arrived["transaction_id"].to_pylist())
@@ -231,11 +144,10 @@ class Tables:
                 offsets=[TopicPartition(one["topic"], one["partition"], one["offset_max"] + 1) for one in newest], asynchronous=False
             )
 
-    def _conformed(self, spark: SparkSession, messages: pa.Table) -> pa.Table:
+    def _conformed(self, messages: pa.Table) -> pa.Table:
         """Predictions with the table's own fields of `features`: another version may read others."""
-        struct = spark.table(score.TABLE).select("features.*").schema
         types = {feature.name: feature.arrow_type for feature in FEATURES}
-        wanted = {field.name: types.get(field.name, pa.float64()) for field in struct}
+        wanted = {name: types.get(name, pa.float64()) for name in self._predictions.fields("features")}
         given = pa.schema([*_SCORED, pa.field("reasons", _REASONS), pa.field("features", pa.struct(list(wanted.items())))])
         read = _read(messages, given)
         return pa.table([read[field.name] for field in prediction_schema(wanted)], prediction_schema(wanted)) if read.num_rows else read

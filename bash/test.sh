@@ -8,7 +8,7 @@ source "$(dirname "$0")/lib.sh"
 "$ROOT/bash/setup.sh"
 cd "$ROOT"
 PATH=$VENV/bin:$PATH
-servers=(pytest -q -m "stack and not slow" tests/stack)
+servers=(pytest -q -m "stack and not slow" tests/stack tests/jenkins)
 case ${1:-} in
 '' | quick) ;;
 servers) exec "${servers[@]}" ;;

@@ -1,12 +1,15 @@
 """Maintenance of the Iceberg tables: fold in small and delete files, expire old snapshots, remove orphans.
 
-Snapshots that a tag names stay: the newest that took a batch, core's mark, is tagged before anything expires.
+Snapshots that a tag names stay: the newest that took a batch, core's mark, is tagged before anything expires. A table to
+which the stream writes has thousands of snapshots a day, each a line of the file that every commit writes anew: it keeps those of
+the last hours, and of each day before the last one, by a tag.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime as dt
+import math
 
 from etl import core, ops
 from etl.log import logger, run_main
@@ -14,15 +17,21 @@ from etl.sql_server import Session, session
 
 DATABASES = ("core", "feature", "mart")
 WRITER_WAIT_SECONDS = 600
+STREAM_HOURS = 6.0
+"""Age up to which all snapshots of a table stay to which the stream writes."""
 
 
 def maintain(hive: Session, database: str, name: str, run: ops.Run, keep_days: float) -> None:
     """Compact one table and expire its snapshots older than `keep_days`, as its one writer."""
     full = f"{database}.{name}"
-    before = dt.datetime.now(dt.UTC) - dt.timedelta(days=keep_days)
+    now = dt.datetime.now(dt.UTC)
+    before = now - dt.timedelta(days=keep_days)
     with ops.writer(core.lock_name(database, name), run, WRITER_WAIT_SECONDS):
         if database == "core":
             _tag(hive, name)
+        if hive.run(f"SELECT 1 FROM {full}.snapshots WHERE summary['lane'] = 'stream' LIMIT 1"):
+            before = max(before, now - dt.timedelta(hours=STREAM_HOURS))
+            hive.run(f"ALTER TABLE {full} CREATE OR REPLACE TAG day_{now:%Y_%m_%d} RETAIN {max(1, math.ceil(keep_days))} DAYS")
         # The second option folds position deletes in even where no file is small.
         rewritten = hive.run(
             f"CALL spark_catalog.system.rewrite_data_files(table => '{full}', "

@@ -1,9 +1,6 @@
 """Score what has no prediction yet by the champion, and publish the predictions in one step.
 
-A prediction is the decision taken when it was scored: it is never rewritten. New predictions are written to a run's own
-branch of `mart.predictions`; `fast_forward` then moves the table to it, which Iceberg does only if nobody else has published in
-the meantime. A run that dies before leaves a branch that nobody reads, and the next run removes it. The server may still
-be writing for a run that died: that goes to the dead run's branch.
+A prediction is the decision taken when it was scored: it is never rewritten.
 """
 
 from __future__ import annotations
@@ -19,10 +16,11 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from etl import ops
-from etl.errors import BusyError, RefusedError
+from etl.errors import RefusedError
 from etl.log import logger, run_main
 from etl.settings import settings
 from etl.sql_server import Session, StatementError, literal, session
+from ml.branch import Branch
 from ml.features import FEATURES
 
 if TYPE_CHECKING:
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
 
 TABLE = "mart.predictions"
 SOURCE = "feature.transactions"
-BRANCH = "scoring"
 KEYS = ("transaction_id", "customer_id", "terminal_id", "transacted_at", "amount")
 SCORED = "scored-snapshot"
 """Snapshot property: the snapshot of `feature.transactions` whose rows all have predictions, as of `SCORED_TO`."""
@@ -116,16 +113,20 @@ def pending(server: Session, as_of: int | None, is_full: bool) -> Pending:
     scored, scored_to = int(last[0][0]), last[0][1]
     if scored_to != "all":
         return Pending(snapshot, None, as_of)
-    if scored == snapshot:
-        return Pending(snapshot, (), as_of)
-    ancestor = server.run(f"SELECT 1 FROM {SOURCE}.history WHERE snapshot_id = {scored} AND is_current_ancestor")
-    if not ancestor:
-        return Pending(snapshot, None, as_of)
+    return Pending(snapshot, changed_days(server, SOURCE, scored, snapshot), as_of)
+
+
+def changed_days(server: Session, table: str, since: int, snapshot: int) -> tuple[dt.date, ...] | None:
+    """Return the days of which a table has files that it did not have at an earlier snapshot; None when that is none of its past."""
+    if since == snapshot:
+        return ()
+    if not server.run(f"SELECT 1 FROM {table}.history WHERE snapshot_id = {since} AND is_current_ancestor"):
+        return None
     days = server.run(
-        f"SELECT DISTINCT partition.transacted_at_day FROM {SOURCE}.files "
-        f"WHERE file_path NOT IN (SELECT file_path FROM {SOURCE}.files VERSION AS OF {scored})"
+        f"SELECT DISTINCT partition.transacted_at_day FROM {table}.files "
+        f"WHERE file_path NOT IN (SELECT file_path FROM {table}.files VERSION AS OF {since})"
     )
-    return Pending(snapshot, tuple(sorted(dt.date.fromisoformat(str(row[0])) for row in days)), as_of)
+    return tuple(sorted(dt.date.fromisoformat(str(row[0])) for row in days))
 
 
 def days_filter(column: str, days: tuple[dt.date, ...]) -> str:
@@ -226,7 +227,7 @@ def score(this: ops.Run, as_of: str = "", is_full: bool = False) -> int:
     Returns
     -------
     int
-        How many predictions were added.
+        How many predictions were added; those of HIGH risk have alerts then.
 
     Raises
     ------
@@ -235,25 +236,29 @@ def score(this: ops.Run, as_of: str = "", is_full: bool = False) -> int:
     FeaturesDifferError
         When the champion reads features that the table lacks.
     """
+    from ml import alerts
     from ml.datasets import micros, parsed_moment
 
     text = as_of or settings().as_of
     limit = micros(parsed_moment(text)) if text else None
     with ops.writer(TABLE, this), session() as server:
         todo = pending(server, limit, is_full)
-        if todo.is_nothing:
-            return 0
+        added = 0 if todo.is_nothing else _score(server, todo, this)
+        alerts.follow(server, this)
+        return added
 
-        from ml import models, registry
-        from ml.params import params
-        from ml.spark import spark_session
 
-        champion = registry.required_champion()
-        model = models.load(registry.read_files(champion))
-        spark = spark_session("score")
-        _check_features(spark, champion, model)
-        ensure_table(server, model.features)
-        return _publish(spark, server, todo, champion, model, params(), this)
+def _score(server: Session, todo: Pending, this: ops.Run) -> int:
+    from ml import models, registry
+    from ml.params import params
+    from ml.spark import spark_session
+
+    champion = registry.required_champion()
+    model = models.load(registry.read_files(champion))
+    spark = spark_session("score")
+    _check_features(spark, champion, model)
+    ensure_table(server, model.features)
+    return _publish(spark, server, todo, champion, model, params(), this)
 
 
 def _check_features(spark: SparkSession, champion: Version, model: Model) -> None:
@@ -273,13 +278,7 @@ def _publish(spark: SparkSession, server: Session, todo: Pending, champion: Vers
     from ml.spark import ship
 
     started = time.monotonic()
-    # The server may be committing for a dead run at this very moment.
-    for (left,) in server.run(f"SELECT name FROM {TABLE}.refs WHERE type = 'BRANCH' AND name LIKE '{BRANCH}%'"):
-        server.commit(f"ALTER TABLE {TABLE} DROP BRANCH IF EXISTS `{left}`")
-    branch = f"{BRANCH}_{this.run_id.replace('-', '_')}"
-    server.commit(f"ALTER TABLE {TABLE} CREATE OR REPLACE BRANCH {branch}")
-    # Before anything is read: what others publish from now on, this run does not build on.
-    ((began,),) = server.run(f"SELECT snapshot_id FROM {TABLE}.refs WHERE name = '{branch}'")
+    branch = Branch(server, TABLE, this)
     reader = spark.read.option("versionAsOf", todo.snapshot).option("split-size", SPLIT_BYTES).option("file-open-cost", OPEN_BYTES)
     everything = reader.table(SOURCE)
     if todo.days is not None:
@@ -304,7 +303,7 @@ def _publish(spark: SparkSession, server: Session, todo: Pending, champion: Vers
 
     waits = todo.as_of is not None and everything.where(F.col("transacted_at") > F.timestamp_micros(F.lit(todo.as_of))).isEmpty() is False
     writer = (
-        predictions.writeTo(f"{TABLE}.branch_{branch}")
+        predictions.writeTo(branch.target)
         .option(f"snapshot-property.{SCORED}", str(todo.snapshot))
         .option(f"snapshot-property.{SCORED_TO}", str(todo.as_of) if waits else "all")
         .option("snapshot-property.run", this.run_id)
@@ -313,29 +312,10 @@ def _publish(spark: SparkSession, server: Session, todo: Pending, champion: Vers
         # Rows come day by day, as they lie in the files: no shuffle needed, a few files are open at a time.
         writer = writer.option("distribution-mode", "none").option("fanout-enabled", "true")
     writer.append()
-    (before, after) = _fast_forward(server, branch, began)
-    server.commit(f"ALTER TABLE {TABLE} DROP BRANCH IF EXISTS {branch}")
+    before, after = branch.publish()
     ((added,),) = server.run(f"SELECT summary['added-records'] FROM {TABLE}.snapshots WHERE snapshot_id = {after}")
     logger.info("published", table=TABLE, rows=int(added or 0), snapshot=after, before=before, seconds=round(time.monotonic() - started, 1))
     return int(added or 0)
-
-
-def _fast_forward(server: Session, branch: str, began: int) -> tuple[int | None, int]:
-    """Move the table to a run's branch; returns its snapshots before and after.
-
-    The lock of a run is lost with its connection, and another run may then have published. Iceberg moves a table only
-    to what descends from it; but a write to a branch that the other run dropped makes it anew on top of the table.
-    """
-    written = server.run(f"SELECT parent_id FROM {TABLE}.refs JOIN {TABLE}.snapshots USING (snapshot_id) WHERE name = '{branch}'")
-    try:
-        if written == [(began,)]:
-            before, after = server.commit(f"CALL system.fast_forward('{TABLE}', 'main', '{branch}')")[0][1:]
-            return before, after
-    except StatementError as error:
-        if "ancestor" not in str(error) and "does not exist" not in str(error):
-            raise
-    server.commit(f"ALTER TABLE {TABLE} DROP BRANCH IF EXISTS {branch}")
-    raise BusyError(f"another run published {TABLE} while this one, its lock lost, still scored; nothing of this one is in it, run again")
 
 
 def _unscored(spark: SparkSession, rows: DataFrame) -> DataFrame:

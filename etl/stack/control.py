@@ -24,6 +24,8 @@ from etl.stack import configuration, jars, machine, postgres, preparation, super
 from etl.stack.servers import Server, all_servers, one_server
 
 NEEDED_MEMORY_GB = 4.0
+LANE_MEMORY_GB = 2.0
+"""Of the real-time lane, beside the others."""
 NEEDED_DISK_GB = 2.0
 READY_SECONDS = 120
 
@@ -52,8 +54,10 @@ def _refuse_what_cannot_work(servers: list[Server]) -> None:
     if taken:
         raise RefusedError("; ".join(taken) + "; stop it, or set WAREHOUSE_PORT_OFFSET to shift every port of this stack")
     memory = psutil.virtual_memory().available / 2**30
-    if memory < NEEDED_MEMORY_GB and len(servers) > 3:
-        raise RefusedError(f"{memory:.1f} GB of memory are free, the stack needs {NEEDED_MEMORY_GB:.0f} GB")
+    needed = NEEDED_MEMORY_GB if sum(server.group == "base" for server in servers) > 3 else 0.0
+    needed += LANE_MEMORY_GB if any(server.name == "stream" for server in servers) else 0.0
+    if memory < needed:
+        raise RefusedError(f"{memory:.1f} GB of memory are free, the stack needs {needed:.0f} GB")
     disk = shutil.disk_usage(settings().data_dir).free / 2**30
     if disk < NEEDED_DISK_GB:
         raise RefusedError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from api import keys
 from api.keys import Bucket, Key, Keys
 from api.problems import ProblemError
 from etl.errors import RefusedError
+from etl.log import run_main
 from etl.settings import settings
 
 
@@ -131,31 +133,45 @@ def test_a_key_that_is_used_up_is_told_when_to_come_again(file: Path):
     assert (raised.value.status, raised.value.headers) == (429, {"Retry-After": "1"})
 
 
-def verb(file: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "WAREHOUSE_API_KEYS_FILE": str(file)}
-    return subprocess.run([sys.executable, "-m", "api.keys", *arguments], capture_output=True, text=True, env=environment, check=False)
+@pytest.fixture
+def verb(file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[object, str, str]]:
+    """The verb in this process; gives its exit code and what it wrote to both streams."""
+
+    def run(*arguments: str) -> tuple[object, str, str]:
+        monkeypatch.setattr(sys, "argv", ["api_keys.sh", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            run_main(keys.main)
+        told = capsys.readouterr()
+        return ended.value.code or 0, told.out, told.err
+
+    return run
 
 
-def test_the_verb_adds_lists_and_removes(file: Path, tmp_path: Path):
+def test_the_verb_adds_lists_and_removes(file: Path, tmp_path: Path, verb: Callable[..., tuple[object, str, str]]):
     out = tmp_path / "secrets" / "key"
-    assert verb(file, "add", "shop", "--scope", "all", "--rate", "50", "--out", str(out), "--if-missing").stdout == ""
+    assert verb("add", "shop", "--scope", "all", "--rate", "50", "--out", str(out), "--if-missing") == (0, "", "")
     assert out.stat().st_mode & 0o777 == 0o600
-    assert verb(file, "add", "shop", "--scope", "all", "--out", str(out), "--if-missing").returncode == 0
+    assert verb("add", "shop", "--scope", "all", "--out", str(out), "--if-missing") == (0, "", "")
     (key,) = keys.read(file)
-    told = verb(file, "list").stdout
-    assert told == f"shop  {key.sha256[:8]}  ingest,alerts,decisions,metrics  50/s, 1,000 at a time\n"
-    second = verb(file, "add", "shop").stdout.strip()
-    assert status(Keys(file), f"Bearer {second}") == 200
-    assert verb(file, "remove", "shop", "--id", key.sha256[:8]).returncode == 0
+    assert verb("list") == (0, f"shop  {key.sha256[:8]}  ingest,alerts,decisions,metrics  50/s, 1,000 at a time\n", "")
+    code, second, _ = verb("add", "shop")
+    assert (code, status(Keys(file), f"Bearer {second.strip()}")) == (0, 200)
+    assert verb("remove", "shop", "--id", key.sha256[:8])[:2] == (0, "")
     assert [one.sha256 == key.sha256 for one in keys.read(file)] == [False]
-    assert verb(file, "remove", "shop").returncode == 0
-    gone = verb(file, "remove", "shop")
-    assert (gone.returncode, gone.stderr) == (3, "error: there is no such key of shop; bash/api_keys.sh list shows all\n")
+    assert verb("remove", "shop") == (0, "", "")
+    assert verb("remove", "shop") == (3, "", "error: there is no such key of shop; bash/api_keys.sh list shows all\n")
 
 
-def test_a_key_that_cannot_be_is_refused_and_the_file_stays(file: Path):
+def test_a_key_that_cannot_be_is_refused_and_the_file_stays(file: Path, verb: Callable[..., tuple[object, str, str]]):
     for wrong in (("add", "Shop 4"), ("add", "shop", "--rate", "0")):
-        told = verb(file, *wrong)
-        assert told.returncode == 3
-        assert told.stderr.startswith("error: this cannot be a key: ")
+        code, _, errors = verb(*wrong)
+        assert code == 3
+        assert errors.startswith("error: this cannot be a key: ")
     assert not file.exists()
+
+
+def test_keys_that_are_added_at_once_are_all_there(file: Path):
+    environment = {**os.environ, "WAREHOUSE_API_KEYS_FILE": str(file)}
+    running = [subprocess.Popen([sys.executable, "-m", "api.keys", "add", f"shop-{one}"], env=environment) for one in range(3)]
+    assert [one.wait(60) for one in running] == [0] * 3
+    assert sorted(key.client for key in keys.read(file)) == ["shop-0", "shop-1", "shop-2"]

@@ -99,7 +99,7 @@ def test_a_bad_line_is_a_reject_with_its_reason_and_the_others_pass(tmp_path: Pa
         (4, None, "is not CSV: a quote is not closed, or stands inside a field"),
         (5, None, "is not UTF-8"),
         (7, "customer_id", "Input should be a valid integer"),
-        (8, "amount", "Decimal input should have no more than 2 decimal places"),
+        (8, "amount", "has more than two decimal places"),
         (9, "transacted_at", "Input should be a valid datetime or date, month value is outside expected range of 1-12"),
         (10, None, "is too long"),
     ]

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.jenkins import runner
+
+# Half a minute of Groovy's compiler: too long for the quick part.
+pytestmark = pytest.mark.stack
 
 
 def test_pipelines_and_controller_keep_every_rule_and_the_runner_refuses_what_breaks_one(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -56,6 +57,30 @@ def test_a_user_does_what_it_may(as_user: Callable[..., None], secured: OwnBroke
     secured.prepare()
     wanted = [right for rights in users.declared().values() for right in rights]
     assert sorted(map(str, rights())) == sorted(map(str, wanted))
+
+
+READ = """
+import sys
+from api import broker, stream
+spark = stream.spark_session()
+found = stream.source(spark, broker.TRANSACTIONS, 1000).writeStream.format("memory").queryName("found")
+query = found.option("checkpointLocation", f"file://{sys.argv[1]}").trigger(availableNow=True).start()
+query.awaitTermination(120)
+print(spark.table("found").count())
+"""
+
+
+def test_spark_reads_for_the_stream_job(as_user: Callable[..., None], secured: OwnBroker, tmp_path: Path):
+    as_user("replay")
+    replay.Broker().send(sent(1001, 10))
+    as_user("admin")
+    there = len(ids())
+    for user, told in (("stream", f"{there}\n"), ("notify", "")):
+        as_user(user)
+        ran = subprocess.run([sys.executable, "-c", READ, tmp_path / user], env=environment(), capture_output=True, text=True, check=False)
+        assert ran.stdout == told, ran.stderr[-3000:]
+        assert (settings().kafka_secrets / f"{user}.password").read_text().strip() not in ran.stderr
+    assert "TopicAuthorizationException" in ran.stderr
 
 
 def test_a_right_that_is_not_declared_any_more_is_taken(as_user: Callable[..., None]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import json
 import subprocess
 import sys
@@ -14,11 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Producer
 from pyspark.sql import SparkSession
 
 from api import broker, lag, rejects
-from etl import ops
+from etl import maintain, ops
 from etl.settings import ROOT, settings
 from etl.sql_server import Session
 from etl.stack import control
@@ -106,17 +107,6 @@ def wait(for_what: Callable[[], bool], seconds: float = 240) -> None:
 
 def is_written() -> bool:
     """Whether the tables hold what arrived and what was told of it."""
-    consumer = Consumer(broker.consumer(lag.GROUPS["tables"]))
-    try:
-        for topic in (broker.TRANSACTIONS, broker.VALIDATED, broker.PREDICTIONS, broker.REJECTED, broker.ALERTS):
-            places = [TopicPartition(topic, one) for one in consumer.list_topics(topic, 10).topics[topic].partitions]
-            for place in consumer.committed(places, 10):
-                # A transaction ends with a mark of its own, which is no message.
-                low, end = consumer.get_watermark_offsets(place, 10)
-                if end - max(place.offset, low) > 1:
-                    return False
-    finally:
-        consumer.close()
     return all(one.messages == 0 for one in lag.lags())
 
 
@@ -299,12 +289,38 @@ def test_a_late_arrival_is_scored_and_the_features_that_it_touches_are_computed_
     assert len(after) == len(before) + 1
 
 
+@pytest.mark.slow
+def test_maintenance_works_beside_the_job_and_leaves_few_snapshots(
+    lane: None, hive: Session, run: ops.Run, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(maintain, "STREAM_HOURS", 0)
+    arriving = to_come()
+    tables = [("core", "transactions"), ("mart", "predictions"), ("mart", "alerts")]
+    with job():
+        for number in range(0, 300, 50):
+            send(arriving[number : number + 50])
+            wait(lambda there=number + 50: len(told(broker.PREDICTIONS)) == there)
+            wait(is_written)
+        many = {one: column(hive, f"SELECT count(*) FROM {'.'.join(one)}.snapshots")[0] for one in tables}
+        for database, name in tables:
+            maintain.maintain(hive, database, name, run, 7)
+            assert column(hive, f"SELECT count(*) FROM {database}.{name}.snapshots")[0] <= 4 < many[database, name]
+        of_day = f"SELECT count(*) FROM mart.predictions VERSION AS OF 'day_{dt.datetime.now(dt.UTC):%Y_%m_%d}'"
+        assert column(hive, of_day) == [300]
+        send(arriving[300:])
+        wait(lambda: len(told(broker.PREDICTIONS)) == len(arriving))
+        wait(is_written)
+    assert column(hive, "SELECT transaction_id FROM core.transactions WHERE lane = 'stream' ORDER BY 1") == ids(arriving)
+    assert column(hive, "SELECT transaction_id FROM mart.predictions ORDER BY 1") == ids(arriving)
+
+
 STEPS = {
     "before anything is told": Step("api.scores:Scores._tell", "before"),
     "told, before the query notes it": Step("api.scores:Scores._tell", "after"),
     "events are written": Step("api.tables:_write_events", "after"),
-    "predictions are on the branch": Step("api.tables:Table._publish", "before"),
-    "predictions are published": Step("api.tables:Table._publish", "after"),
+    "alerts are on the branch": Step("api.keyed:KeyedTable._publish", "before"),
+    "alerts are published": Step("api.keyed:KeyedTable._publish", "after"),
+    "predictions are written, transactions are not": Step("etl.ops:writer", "before", "core.transactions"),
     "all tables are written, before they are noted": Step("api.tables:Tables._remember", "before"),
 }
 

@@ -19,7 +19,7 @@ from etl.errors import BusyError
 from etl.settings import ROOT, settings
 from etl.sql_server import Session
 from etl.stack import postgres
-from ml import datasets, estimators, models, params, registry, report, score, train
+from ml import alerts, branch, datasets, estimators, models, params, registry, report, score, train
 from ml.features import FEATURES, features
 from ml.params import Declaration
 from ml.registry import NoChampionError, Version
@@ -88,7 +88,8 @@ made: dict[str, str] = {}
 @pytest.fixture
 def bank(spark: SparkSession, hive: Session) -> pa.Table:
     """Tables of the small bank, no model and no prediction; gives the features."""
-    hive.run("DROP TABLE IF EXISTS mart.predictions")
+    for table in (score.TABLE, alerts.TABLE):
+        hive.run(f"DROP TABLE IF EXISTS {table}")
     for found in registry.client().search_registered_models():
         registry.client().delete_registered_model(found.name)
     rows = bank_rows()
@@ -106,7 +107,7 @@ def bank(spark: SparkSession, hive: Session) -> pa.Table:
 def cleared(stack: None) -> Iterator[None]:
     yield
     with sql_server.session() as hive:
-        for table in ("mart.predictions", *BANK):
+        for table in (score.TABLE, alerts.TABLE, *BANK):
             hive.run(f"DROP TABLE IF EXISTS {table}")
     made.clear()
 
@@ -208,7 +209,10 @@ def test_the_same_seed_gives_the_same_bits(bank: pa.Table, spark: SparkSession, 
     assert scores[0].max() > scores[0].min()
 
 
-@pytest.mark.parametrize("name", ["random forest", "gradient-boosted trees", "logistic regression"])
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("gradient-boosted trees", "logistic regression")]
+
+
+@pytest.mark.parametrize("name", ["random forest", *OTHERS])
 def test_the_engine_predicts_what_mllib_predicts(bank: pa.Table, spark: SparkSession, name: str):
     columns = SMALL[name].feature_names()
     files, told = fitted(name, spark).files, fitted(name, spark).told
@@ -332,14 +336,14 @@ def test_what_a_killed_run_still_writes_is_never_read(bank: pa.Table, champion: 
     put(spark, "+feature.transactions", bank.slice(len(bank) // 2))
     before = predictions(hive)
     # A run that died after it wrote, before it published.
-    left = f"{score.BRANCH}_of_a_dead_run"
+    left = f"{branch.PREFIX}_of_a_dead_run"
     hive.run(f"ALTER TABLE {score.TABLE} CREATE BRANCH {left}")
     hive.run(f"INSERT INTO {score.TABLE}.branch_{left} SELECT * FROM {score.TABLE} LIMIT 7")
     assert predictions(hive) == before
     original = Session.run
 
     def beside(session: Session, statement: str) -> list[tuple]:
-        if "fast_forward" in statement:
+        if f"fast_forward('{score.TABLE}'" in statement:
             # The server goes on for the dead run, whose branch is gone.
             original(hive, f"ALTER TABLE {score.TABLE} CREATE BRANCH {left}")
             original(hive, f"INSERT INTO {score.TABLE}.branch_{left} SELECT * FROM {score.TABLE} LIMIT 7")
@@ -354,6 +358,59 @@ def test_what_a_killed_run_still_writes_is_never_read(bank: pa.Table, champion: 
     assert score.score(run) == 1
     assert predictions(hive)[:-1] == after
     assert hive.run(f"SELECT name FROM {score.TABLE}.refs") == [("main",)]
+
+
+def high(hive: Session) -> list[tuple]:
+    of = "transaction_id, customer_id, amount, fraud_probability, model_version, reasons, scored_at"
+    return sorted(hive.run(f"SELECT {of} FROM {score.TABLE} WHERE risk_level = 'HIGH'"))
+
+
+def raised(hive: Session) -> list[tuple]:
+    of = "transaction_id, customer_id, amount, fraud_probability, model_version, reasons, scored_at"
+    return sorted(hive.run(f"SELECT {of} FROM {alerts.TABLE}"))
+
+
+def test_each_prediction_of_high_risk_has_one_alert(bank: pa.Table, champion: Version, spark: SparkSession, hive: Session, run: ops.Run):
+    put(spark, "feature.transactions", bank.slice(0, len(bank) - 200))
+    put(spark, "core.transactions", with_details(bank_rows()["core.transactions"]))
+    score.score(run)
+    first = high(hive)
+    assert 0 < len(first) < len(bank) / 2
+    assert raised(hive) == first
+    score.score(run)
+    assert raised(hive) == first
+    # The last one of the stream, which tells of it before it is a prediction.
+    hive.run(f"UPDATE {alerts.TABLE} SET lane = 'stream' WHERE transaction_id = {first[-1][0]}")
+    put(spark, "+feature.transactions", bank.slice(len(bank) - 200))
+    score.score(run, is_full=True)
+    assert raised(hive) == high(hive)
+    assert len(high(hive)) > len(first)
+    lanes = hive.run(f"SELECT lane, currency, channel, device, count(*) FROM {alerts.TABLE} GROUP BY ALL ORDER BY lane")
+    assert lanes == [("batch", "EUR", "chip", "card", len(high(hive)) - 1), ("stream", "EUR", "chip", "card", 1)]
+    assert hive.run(f"SELECT name FROM {alerts.TABLE}.refs") == [("main",)]
+
+
+def with_details(transactions: pa.Table) -> pa.Table:
+    for name, value in {"currency": "EUR", "channel": "chip", "device": "card"}.items():
+        transactions = transactions.append_column(name, pa.array([value] * len(transactions)))
+    return transactions
+
+
+FOLLOWING = {
+    "before alerts follow": Step("ml.alerts:follow", "before"),
+    "alerts have a branch": Step("etl.sql_server:Session.run", "after", f"ALTER TABLE {alerts.TABLE} CREATE OR REPLACE BRANCH"),
+    "alerts are on the branch": Step("etl.sql_server:Session.run", "before", f"fast_forward('{alerts.TABLE}'"),
+    "alerts are published": Step("etl.sql_server:Session.run", "after", f"fast_forward('{alerts.TABLE}'"),
+}
+
+
+@pytest.mark.parametrize("step", [step if "on the branch" in step else pytest.param(step, marks=pytest.mark.slow) for step in FOLLOWING])
+def test_alerts_of_a_run_that_was_killed_come_with_the_next(bank: pa.Table, champion: Version, hive: Session, run: ops.Run, step: str):
+    killed_at(FOLLOWING[step], WORK)
+    assert len(predictions(hive)) == len(bank)
+    assert score.score(run) == 0
+    assert raised(hive) == high(hive) != []
+    assert hive.run(f"SELECT name FROM {alerts.TABLE}.refs") == [("main",)]
 
 
 def test_two_runs_at_once_the_second_names_the_first(bank: pa.Table, run: ops.Run):

@@ -1,7 +1,7 @@
 -- Create the table of alerts: one row per transaction of HIGH risk, as it was when it was scored.
 -- Parameters: location
 -- Reads:  -      Writes: mart.alerts
--- Usage:  bash/stream.sh
+-- Usage:  bash/score.sh, bash/stream.sh
 CREATE TABLE IF NOT EXISTS mart.alerts (
     transaction_id bigint NOT NULL COMMENT 'Key; number of the transaction in the booking system, and of its alert',
     customer_id bigint NOT NULL COMMENT 'Customer, as at the time of scoring',
