@@ -18,8 +18,6 @@ from etl import ops
 from etl.errors import BusyError
 from etl.sql_server import retried
 
-WAIT_SECONDS = 600
-"""How long another writer of a table is waited for, seconds."""
 PREFIX = "stream_"
 DENSE = 20
 """Keys from the lowest to the highest for each one that arrives, up to which those of the table are compared here, not in Spark."""
@@ -36,6 +34,7 @@ class KeyedTable:
 
     def __init__(self, spark: SparkSession, name: str, run: ops.Run) -> None:
         self.name = name
+        self._spark = spark
         self._run = run
         self._branch = f"{PREFIX}{run.run_id.replace('-', '_')}"
         self._head: int | None = None
@@ -54,7 +53,7 @@ class KeyedTable:
         self._table.refresh()
         return [field.name() for field in self._table.schema().findType(struct).asStructType().fields()]
 
-    def add(self, spark: SparkSession, rows: pa.Table) -> int:
+    def add(self, rows: pa.Table) -> int:
         """Add the rows whose key is not there yet; returns how many.
 
         Raises
@@ -64,8 +63,8 @@ class KeyedTable:
         """
         if not rows.num_rows:
             return 0
-        with ops.writer(self.name, self._run, WAIT_SECONDS):
-            absent = self._absent(spark, rows)
+        with ops.writer(self.name, self._run, ops.WRITER_WAIT_SECONDS):
+            absent = self._absent(rows)
             if not absent.num_rows:
                 return 0
             self._begin()
@@ -73,7 +72,7 @@ class KeyedTable:
             columns = [field.name() for field in self._table.schema().columns()]
             # One file for each day.
             frame = (
-                spark.createDataFrame(absent)
+                self._spark.createDataFrame(absent)
                 .coalesce(1)
                 .select(*(F.col(name) if name in absent.column_names else F.lit(None).alias(name) for name in columns))
             )
@@ -92,12 +91,12 @@ class KeyedTable:
         """Count what others wrote until now as read."""
         self._others = None
 
-    def _absent(self, spark: SparkSession, rows: pa.Table) -> pa.Table:
+    def _absent(self, rows: pa.Table) -> pa.Table:
         keys = rows["transaction_id"].combine_chunks()
         bounds = pc.min_max(keys).as_py()
-        held = spark.table(self.name).where(F.col("transaction_id").between(bounds["min"], bounds["max"])).select("transaction_id")
+        held = self._spark.table(self.name).where(F.col("transaction_id").between(bounds["min"], bounds["max"])).select("transaction_id")
         if bounds["max"] - bounds["min"] > DENSE * len(keys):
-            held = held.join(F.broadcast(spark.createDataFrame(rows.select(["transaction_id"]))), "transaction_id", "left_semi")
+            held = held.join(F.broadcast(self._spark.createDataFrame(rows.select(["transaction_id"]))), "transaction_id", "left_semi")
         return rows.filter(pc.invert(pc.is_in(keys, held.toArrow()["transaction_id"].combine_chunks())))
 
     def _begin(self) -> None:
@@ -138,5 +137,5 @@ class KeyedTable:
                 change = change.removeBranch(branch)
             change.commit()
 
-        with ops.writer(self.name, self._run, WAIT_SECONDS):
+        with ops.writer(self.name, self._run, ops.WRITER_WAIT_SECONDS):
             retried(remove)

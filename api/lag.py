@@ -32,8 +32,8 @@ class Lag:
     messages: int
 
 
-def lags() -> Iterator[Lag]:
-    """Return the lag of each query on each partition of the topics that it reads.
+def lags(*queries: str) -> Iterator[Lag]:
+    """Return the lag of some queries, of both by default, on each partition of the topics that they read.
 
     Raises
     ------
@@ -41,8 +41,8 @@ def lags() -> Iterator[Lag]:
         When the broker does not answer.
     """
     try:
-        for query, group in GROUPS.items():
-            consumer = Consumer(broker.consumer(group))
+        for query in queries or GROUPS:
+            consumer = Consumer(broker.consumer(GROUPS[query]))
             try:
                 topics = consumer.list_topics(timeout=TIMEOUT_SECONDS).topics
                 places = [TopicPartition(topic, one) for topic in TOPICS[query] for one in topics[topic].partitions]

@@ -271,7 +271,7 @@ class Job:
     def _take_tables(self, df: DataFrame, name: str) -> None:
         started = time.monotonic()
         rows = frame_of(df)
-        added = self.tables.take(self.spark, rows, name)
+        added = self.tables.take(rows, name)
         meters.TABLES_AT.set(self.tables.committed_at.timestamp())
         if any(added.values()):
             logger.info("tables written", **added, seconds=round(time.monotonic() - started, 2))
@@ -283,7 +283,7 @@ class Job:
 
     def _look(self) -> None:
         """Take in a new champion, and what the batch lane has changed; tell how far behind everything is."""
-        meters.LAG.set(sum(one.messages for one in lags() if one.query == "scores"))
+        meters.LAG.set(sum(one.messages for one in lags("scores")))
         meters.look_at_watermarks()
         found = champion.newer(self.scores.champion)
         if found is not self.scores.champion and found is not None:

@@ -1,8 +1,6 @@
 """From messages to tables: raw.events, mart.predictions, mart.alerts, core.transactions, ops.rejects take what was told since last time.
 
-Rows are only added, and only where their key is not there yet, so a micro-batch may be run again. Each table is written on a
-branch of this process and then moved to it, which Iceberg does only where nobody else has written meanwhile: what an earlier
-process still has under way when it dies ends on a branch that nobody reads.
+Rows are only added, and only where their key is not there yet, so a micro-batch may be run again: see api/keyed.py.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from confluent_kafka import Consumer, TopicPartition
 from pyspark.sql import DataFrame, SparkSession
 
 from api import broker, meters
-from api.keyed import WAIT_SECONDS, KeyedTable
+from api.keyed import KeyedTable
 from etl import core, ops
 from etl.card_numbers import mask_card_numbers
 from etl.settings import settings
@@ -66,10 +64,10 @@ def ensure_tables(hive: Session, run: ops.Run, features: tuple[str, ...]) -> Non
     root = f"{here.hdfs_uri}{here.warehouse_path}"
     hive.run_file("hive/raw/events/create.hql", location=f"{root}/raw/events")
     alerts.ensure_table(hive)
-    with ops.writer(score.TABLE, run, WAIT_SECONDS):
+    with ops.writer(score.TABLE, run, ops.WRITER_WAIT_SECONDS):
         score.ensure_table(hive, features)
     if TRANSACTIONS.name not in core.existing(hive):
-        with ops.writer(f"core.{TRANSACTIONS.name}", run, WAIT_SECONDS):
+        with ops.writer(f"core.{TRANSACTIONS.name}", run, ops.WRITER_WAIT_SECONDS):
             types = {"transacted_at": "timestamp", "updated_at": "timestamp", "amount": "decimal(12,2)"}
             types |= dict.fromkeys(KEYS[:3], "bigint") | dict.fromkeys(("currency", "channel", "device"), "string")
             columns = {name: {"type": types[name]} for name in (*KEYS, "currency", "channel", "device", "updated_at")}
@@ -88,6 +86,7 @@ class Tables:
 
     def __init__(self, spark: SparkSession, run: ops.Run, committed: Callable[[list[int]], None]) -> None:
         self.lock = threading.Lock()
+        self._spark = spark
         self._run = run
         self._committed = committed
         self.transactions = KeyedTable(spark, f"core.{TRANSACTIONS.name}", run)
@@ -97,7 +96,7 @@ class Tables:
         self._days: set[str] = set()
         self.committed_at = dt.datetime.now(dt.UTC)
 
-    def take(self, spark: SparkSession, rows: pa.Table, name: str) -> dict[str, int]:
+    def take(self, rows: pa.Table, name: str) -> dict[str, int]:
         """Write one micro-batch of all topics.
 
         Parameters
@@ -114,15 +113,15 @@ class Tables:
         with self.lock:
             for day in _write_events(of(broker.TRANSACTIONS), name):
                 if day not in self._days:
-                    spark.sql(f"ALTER TABLE raw.events ADD IF NOT EXISTS PARTITION (received_on = DATE '{day}')")
+                    self._spark.sql(f"ALTER TABLE raw.events ADD IF NOT EXISTS PARTITION (received_on = DATE '{day}')")
                     self._days.add(day)
             self._run.reject(_rejects(of(broker.REJECTED)))
             # First the alert, then the decision, then the transaction: batch scoring gives each of HIGH risk an alert, and scores
             # every transaction, that has none.
-            added = {"alerts": self._alerts.add(spark, _alerts(of(broker.ALERTS)))}
-            added["predictions"] = self._predictions.add(spark, self._conformed(of(broker.PREDICTIONS)))
+            added = {"alerts": self._alerts.add(_alerts(of(broker.ALERTS)))}
+            added["predictions"] = self._predictions.add(self._conformed(of(broker.PREDICTIONS)))
             arrived = _transactions(of(broker.VALIDATED))
-            added["transactions"] = self.transactions.add(spark, arrived)
+            added["transactions"] = self.transactions.add(arrived)
             self._committed(arrived["transaction_id"].to_pylist())
             self._remember(rows)
             self.committed_at = dt.datetime.now(dt.UTC)

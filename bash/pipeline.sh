@@ -36,6 +36,7 @@ failed() { printf 'stage %s, bash/%s.sh: %s\n' "$stage" "$verb" "$1" >"$failure"
 
 # Put the words of a parameter into `words`, checked.
 read_parameter() {
+  # It says 1 where the text ends without a NUL, as every text here does.
   read -r -d '' -a words <<<"${!1:-}" || true
   [[ ${words[*]} =~ ^(${patterns[$1]})?$ ]] && return
   failed "error: parameter $1 is $(printf %q "${!1}"), which does not match ${patterns[$1]}; nothing was run, start again with another"
@@ -71,6 +72,7 @@ code=0 kept=reports/${stage//[^A-Za-z0-9]/-}.log
 if [ "$code" = 0 ]; then
   rm "$failure"
 else
+  # Where there is no such line, the last one is told.
   said=$(grep -E '(^|: )error: ' "$kept" | tail -n 1 || true)
   failed "exit code $code: ${said:-$(tail -n 1 "$kept")}"
 fi

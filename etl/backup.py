@@ -33,7 +33,7 @@ from etl.databases import opened
 from etl.errors import BusyError, RefusedError, WarehouseError
 from etl.faults import named_faults
 from etl.log import logger, run_main
-from etl.maintain import DATABASES, WRITER_WAIT_SECONDS
+from etl.maintain import DATABASES
 from etl.screens import progress
 from etl.settings import Role, settings
 from etl.sql_server import Session, session
@@ -362,7 +362,7 @@ def backup(into: Store, run: ops.Run, *, with_source: bool = False) -> Manifest:
     into.recall()
     copier.copy(list(sources.values()), None)
     logger.info("copied while the warehouse goes on", files=copier.copied_files, bytes=copier.copied_bytes)
-    with session() as hive, locked(lock_names(existing(hive)), run, WRITER_WAIT_SECONDS):
+    with session() as hive, locked(lock_names(existing(hive)), run, ops.WRITER_WAIT_SECONDS):
         held = time.monotonic()
         for _ in range(PASSES):
             before, _count = pointers()

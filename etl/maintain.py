@@ -16,7 +16,6 @@ from etl.log import logger, run_main
 from etl.sql_server import Session, session
 
 DATABASES = ("core", "feature", "mart")
-WRITER_WAIT_SECONDS = 600
 STREAM_HOURS = 6.0
 """Age up to which all snapshots of a table stay to which the stream writes."""
 
@@ -26,7 +25,7 @@ def maintain(hive: Session, database: str, name: str, run: ops.Run, keep_days: f
     full = f"{database}.{name}"
     now = dt.datetime.now(dt.UTC)
     before = now - dt.timedelta(days=keep_days)
-    with ops.writer(core.lock_name(database, name), run, WRITER_WAIT_SECONDS):
+    with ops.writer(core.lock_name(database, name), run, ops.WRITER_WAIT_SECONDS):
         if database == "core":
             _tag(hive, name)
         if hive.run(f"SELECT 1 FROM {full}.snapshots WHERE summary['lane'] = 'stream' LIMIT 1"):

@@ -24,6 +24,9 @@ from etl.log import logger
 if TYPE_CHECKING:
     from psycopg2.extensions import cursor
 
+WRITER_WAIT_SECONDS = 600
+"""How long a verb that can wait lets another writer of a table go on."""
+
 
 @dataclass(frozen=True)
 class Reject:

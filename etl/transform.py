@@ -19,8 +19,6 @@ from etl.screens import progress
 from etl.sql_server import Session, session
 from etl.tables import Table, select_tables
 
-WRITER_WAIT_SECONDS = 600
-
 
 @dataclass(frozen=True)
 class Taken:
@@ -66,7 +64,7 @@ def take(hive: Session, table: Table, run: ops.Run, is_rebuild: bool = False) ->
     BusyError
         When another run writes this core table for too long.
     """
-    with ops.writer(f"core.{table.name}", run, WRITER_WAIT_SECONDS):
+    with ops.writer(f"core.{table.name}", run, ops.WRITER_WAIT_SECONDS):
         # Only what is newer than core's mark needs its manifest read, unless everything is built again.
         marks = core.marks(hive, core.target_names(table))
         lowest = 0 if is_rebuild or len(marks) < len(core.target_names(table)) else min(one.batch for one in marks.values())

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ from etl.errors import RefusedError
 from etl.log import logger, run_main
 from etl.settings import settings
 from etl.sql_server import Session, StatementError, literal, session
-from ml.branch import Branch
+from ml.branch import Branch, noted
 from ml.features import FEATURES
 
 if TYPE_CHECKING:
@@ -103,17 +102,10 @@ def pending(server: Session, as_of: int | None, is_full: bool) -> Pending:
         return Pending(0, (), as_of)
     if not exists(server):
         return Pending(snapshot, None, as_of)
-    # What a run wrote that died before it published is a snapshot, too, but not one of the table's history.
-    last = server.run(
-        f"SELECT summary['{SCORED}'], summary['{SCORED_TO}'] FROM {TABLE}.snapshots JOIN {TABLE}.history USING (snapshot_id) "
-        f"WHERE is_current_ancestor AND summary['{SCORED}'] IS NOT NULL ORDER BY committed_at DESC LIMIT 1"
-    )
-    if is_full or not last:
+    last = None if is_full else noted(server, TABLE, SCORED, SCORED_TO)
+    if last is None or last[1] != "all":
         return Pending(snapshot, None, as_of)
-    scored, scored_to = int(last[0][0]), last[0][1]
-    if scored_to != "all":
-        return Pending(snapshot, None, as_of)
-    return Pending(snapshot, changed_days(server, SOURCE, scored, snapshot), as_of)
+    return Pending(snapshot, changed_days(server, SOURCE, int(last[0]), snapshot), as_of)
 
 
 def changed_days(server: Session, table: str, since: int, snapshot: int) -> tuple[dt.date, ...] | None:
@@ -277,7 +269,6 @@ def _publish(spark: SparkSession, server: Session, todo: Pending, champion: Vers
     from ml import models, shapley
     from ml.spark import ship
 
-    started = time.monotonic()
     branch = Branch(server, TABLE, this)
     reader = spark.read.option("versionAsOf", todo.snapshot).option("split-size", SPLIT_BYTES).option("file-open-cost", OPEN_BYTES)
     everything = reader.table(SOURCE)
@@ -312,10 +303,7 @@ def _publish(spark: SparkSession, server: Session, todo: Pending, champion: Vers
         # Rows come day by day, as they lie in the files: no shuffle needed, a few files are open at a time.
         writer = writer.option("distribution-mode", "none").option("fanout-enabled", "true")
     writer.append()
-    before, after = branch.publish()
-    ((added,),) = server.run(f"SELECT summary['added-records'] FROM {TABLE}.snapshots WHERE snapshot_id = {after}")
-    logger.info("published", table=TABLE, rows=int(added or 0), snapshot=after, before=before, seconds=round(time.monotonic() - started, 1))
-    return int(added or 0)
+    return branch.publish()
 
 
 def _unscored(spark: SparkSession, rows: DataFrame) -> DataFrame:

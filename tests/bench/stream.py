@@ -6,7 +6,6 @@ of transactions on the topic, and a start. The steady part goes first, when the 
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -19,10 +18,10 @@ from api.lag import lags
 from etl.demo import SIMULATED
 from etl.errors import RefusedError, WarehouseError
 from etl.log import logger, run_main
-from etl.settings import ROOT, settings
+from etl.settings import settings
 from etl.sql_server import session
 from etl.stack import control, supervision
-from tests.bench.__main__ import Bench, report
+from tests.bench.__main__ import Bench, report, verb
 
 RATE = 200
 WARM_UP, STEADY, PILE = 4_000, 12_000, 40_000
@@ -35,8 +34,7 @@ class Source:
     """The days that follow those of the demo's bank, from the first that the warehouse does not hold."""
 
     def __init__(self, folder: Path) -> None:
-        command = [ROOT / "bash" / "simulate.sh", *SIMULATED, "--stream-days", str(DAYS), "--out", folder]
-        subprocess.run(command, check=True, capture_output=True)
+        verb("simulate", *SIMULATED, "--stream-days", DAYS, "--out", folder)
         self._folder = folder
         with session() as hive:
             ((newest,),) = hive.run(f"SELECT max(transaction_id) FROM core.transactions WHERE transaction_id < {2**62}")
@@ -50,10 +48,7 @@ class Source:
         path = self._folder / "next.csv"
         path.write_text("".join([self._header, *self._lines[:count]]))
         del self._lines[:count]
-        command = [str(one) for one in (ROOT / "bash" / "stream_csv.sh", path, *options)]
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)
-        if ran.returncode:
-            raise WarehouseError(f"bash/stream_csv.sh ended with exit code {ran.returncode}: {ran.stderr[-1000:]}")
+        verb("stream_csv", path, *options)
 
 
 def read(watch: Watch, count: int) -> float:

@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from pyspark.sql import SparkSession
 
 from api import broker
 from etl.settings import ROOT, settings
@@ -44,14 +43,12 @@ class Job:
         self._log = settings().data_dir / "logs" / "stream-test.log"
         self._log.unlink(missing_ok=True)
         self._stopped = threading.Event()
-        self.starts = 0
         self.process: subprocess.Popen[bytes]
         self._start()
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
 
     def _start(self) -> None:
-        self.starts += 1
         with self._log.open("ab") as out:
             self.process = subprocess.Popen([sys.executable, "-m", "api.stream"], cwd=ROOT, stdout=out, stderr=out)
 
@@ -116,9 +113,7 @@ def kill(victim: str, job: Job, api: Api) -> None:
             os.kill(supervision.states()["kafka"]["pid"], signal.SIGKILL)
 
 
-def test_what_was_acknowledged_is_in_the_tables_once_whatever_was_killed_under_load(
-    lane: None, hive: Session, spark: SparkSession, tmp_path: Path
-):
+def test_what_was_acknowledged_is_in_the_tables_once_whatever_was_killed_under_load(lane: None, hive: Session, tmp_path: Path):
     draw = random.Random()
     stopped = threading.Event()
     with running(tmp_path) as api, kept_running() as job, ThreadPoolExecutor(1) as pool:

@@ -360,14 +360,18 @@ def test_what_a_killed_run_still_writes_is_never_read(bank: pa.Table, champion: 
     assert hive.run(f"SELECT name FROM {score.TABLE}.refs") == [("main",)]
 
 
+def decided(hive: Session, where: str) -> list[tuple]:
+    return sorted(
+        hive.run(f"SELECT transaction_id, customer_id, amount, fraud_probability, model_version, reasons, scored_at FROM {where}")
+    )
+
+
 def high(hive: Session) -> list[tuple]:
-    of = "transaction_id, customer_id, amount, fraud_probability, model_version, reasons, scored_at"
-    return sorted(hive.run(f"SELECT {of} FROM {score.TABLE} WHERE risk_level = 'HIGH'"))
+    return decided(hive, f"{score.TABLE} WHERE risk_level = 'HIGH'")
 
 
 def raised(hive: Session) -> list[tuple]:
-    of = "transaction_id, customer_id, amount, fraud_probability, model_version, reasons, scored_at"
-    return sorted(hive.run(f"SELECT {of} FROM {alerts.TABLE}"))
+    return decided(hive, alerts.TABLE)
 
 
 def test_each_prediction_of_high_risk_has_one_alert(bank: pa.Table, champion: Version, spark: SparkSession, hive: Session, run: ops.Run):
