@@ -224,8 +224,9 @@ class _Load:
             except psycopg2.Error as error:
                 if pieces.error:
                     raise pieces.error from None
-                # Ctrl-C may come where psycopg2 is about to call `read`; it keeps no more of it than the name.
-                if "KeyboardInterrupt" in str(error):
+                # Ctrl-C may come where psycopg2 is about to call `read`, which then cannot keep it; psycopg2 does not even tell its name
+                # where the exception has no value, as from a signal's handler in Python 3.11.
+                if "error in .read() call" in str(error):
                     raise KeyboardInterrupt from None
                 raise
             self.staged = int(cursor.rowcount)
