@@ -1,6 +1,7 @@
 """The manifests on a real node: bash/test_node.sh runs this file by name, for it needs a cluster.
 
 Jobs have the manifests' own failure policies; what they run is replaced, and two limits are shorter, so that they end as each test needs.
+The API is the real one, and asks a broker that these tests start.
 """
 
 from __future__ import annotations
@@ -17,13 +18,25 @@ import pytest
 import yaml
 
 from etl.errors import RefusedError
+from etl.settings import settings
 from ml import deploy
 from ml.deploy import Cluster, DeployError, kubectl
+from tests import brokers
 
+ADDRESS = os.environ.get("WAREHOUSE_TEST_ADDRESS", "")
+"""Of this machine, as the cluster's pods reach it."""
 NAMESPACE = "card-fraud-test"
 TAG = deploy.project_version()
 SCORED = "sleep 1"
 """Stands for bash/score.sh: no server is needed here."""
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[None]:
+    """Run a broker that pods reach; settings point to it."""
+    with brokers.given(host=ADDRESS, kafka_host=ADDRESS) as own:
+        own.start()
+        yield
 
 
 def overlay(folder: Path, score: str = SCORED, schedule: str = "0 0 1 1 *", ready: str = "/health/ready") -> Path:
@@ -50,9 +63,24 @@ def overlay(folder: Path, score: str = SCORED, schedule: str = "0 0 1 1 *", read
             ),
         },
     ]
+    port = settings().port("kafka")
+    way = {"to": [{"ipBlock": {"cidr": f"{ADDRESS}/32"}}], "ports": [{"port": port, "protocol": "TCP"}]}
+    patches.append(
+        {
+            "target": {"kind": "NetworkPolicy", "name": "warehouse-kafka"},
+            "patch": json.dumps([{"op": "replace", "path": "/spec/egress/0", "value": way}]),
+        }
+    )
     content = {
         "namespace": NAMESPACE,
         "resources": [os.path.relpath(deploy.OVERLAYS / "local", folder.resolve())],
+        "configMapGenerator": [
+            {
+                "name": "warehouse",
+                "behavior": "merge",
+                "literals": [f"WAREHOUSE_KAFKA_HOST={ADDRESS}", f"WAREHOUSE_KAFKA_PORT={port}"],
+            }
+        ],
         # Whether a model scores is tested elsewhere.
         "images": [{"name": "fraud-score", "newName": "card-fraud/warehouse"}],
         "patches": patches,
@@ -62,7 +90,7 @@ def overlay(folder: Path, score: str = SCORED, schedule: str = "0 0 1 1 *", read
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
+def cluster(broker: None) -> Iterator[Cluster]:
     # A run that was killed left it.
     kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found")
     kubectl("create", "namespace", NAMESPACE)
@@ -165,7 +193,7 @@ def test_attempt_that_was_killed_leaves_nothing_after_the_next(deployed: Path, c
     # Killed after it applied: what it was is remembered, its ConfigMap is there.
     killed = overlay(tmp_path / "killed")
     extended = yaml.safe_load((killed / "kustomization.yaml").read_text())
-    extended["configMapGenerator"] = [{"name": "warehouse", "behavior": "merge", "literals": ["WAREHOUSE_LAG_SECONDS=7"]}]
+    extended["configMapGenerator"][0]["literals"].append("WAREHOUSE_LAG_SECONDS=7")
     (killed / "kustomization.yaml").write_text(yaml.safe_dump(extended))
     rendering = deploy.render(killed, None, TAG)
     cluster.remember(deploy.replace(cluster.record(), tried=rendering))
