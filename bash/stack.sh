@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Start, stop and show the local servers: Postgres, HDFS, Hive Metastore, two SQL servers.
-# Usage: bash/stack.sh up [--yarn] [--mlflow] [--realtime] | down | status | logs NAME | reset
-#   up      start what does not run yet, in order; twice is harmless; also YARN, MLflow's page, or the real-time lane
+# Usage: bash/stack.sh up [--yarn] [--mlflow] [--kafka] [--realtime] | down | status | logs NAME | reset
+#   up      start what does not run yet, in order; twice is harmless; also YARN, MLflow's page, the broker, or all of the real-time lane
 #   down    stop every server; data stays
 #   status  state, pid, memory and address of each; exit code 1 when one is down
 #   logs    show a server's log

@@ -241,9 +241,8 @@ class Cluster:
             raise
         return replace(record, version=json.loads(told)["metadata"]["resourceVersion"])
 
-    def apply(self, rendering: str) -> None:
-        """Apply a rendering and wait until its Deployments are rolled out."""
-        kubectl("apply", *APPLY, stdin=rendering)
+    def roll_out(self, rendering: str) -> None:
+        """Wait until the Deployments of a rendering that was applied are rolled out."""
         for (kind, name), manifest in manifests(rendering).items():
             if kind == "deployment.apps":
                 logger.info("rolling out", deployment=name)
@@ -253,15 +252,9 @@ class Cluster:
                     labels = manifest["spec"]["selector"]["matchLabels"]
                     raise DeployError(f"deployment {name} is not rolled out: {self._why(labels) or error}") from error
 
-    def unfinished_jobs(self, with_images: set[str]) -> list[Key]:
-        """Return the jobs with one of some images that have not ended: one that cannot begin holds back its CronJob's next ones."""
-        jobs = [one for one in self.get("jobs").get("items", []) if with_images & images([one])]
-        ended = {"Complete", "Failed"}
-        return [
-            ("job.batch", job["metadata"]["name"])
-            for job in jobs
-            if not any(one["type"] in ended and one["status"] == "True" for one in job.get("status", {}).get("conditions", []))
-        ]
+    def unfinished_jobs(self) -> list[Manifest]:
+        """Return the jobs that have not ended."""
+        return [job for job in self.get("jobs").get("items", []) if not _ended(job)]
 
     def remove(self, keys: list[Key]) -> None:
         """Remove objects; what is gone already is no error."""
@@ -296,24 +289,43 @@ class Cluster:
                 forward.terminate()
 
     def try_score(self) -> None:
-        """Let a job made from the CronJob `score` run to its end."""
+        """Let a job made from the CronJob `score` run to its end; whoever suspended that wants no score."""
+        if self.get("cronjob", "score")["spec"].get("suspend"):
+            logger.warning("scoring is suspended, so it is not tried")
+            return
+        # One that runs has the table: ours would be told that it is being written.
+        for job in self.unfinished_jobs():
+            if any(owner["kind"] == "CronJob" and owner["name"] == "score" for owner in job["metadata"].get("ownerReferences", [])):
+                self._end_of(job["metadata"]["name"])
         name = f"score-try-{time.strftime('%Y%m%d%H%M%S', time.gmtime())}"
         self.run("create", "job", name, "--from=cronjob/score")
+        failed = self._end_of(name)
+        if failed:
+            said = ""
+            with contextlib.suppress(DeployError):
+                said = self.run("logs", f"job/{name}", "--tail=1").strip()
+            raise DeployError(f"job {name} failed ({failed.get('reason')}): {said or failed.get('message')}")
+
+    def _end_of(self, name: str) -> Manifest:
+        """Wait for the end of a job; returns why it failed, nothing where it did not, or is gone."""
         logger.info("scoring", job=name)
         until = time.monotonic() + self.timeout
         while time.monotonic() < until:
-            ended = {one["type"]: one for one in self.get("job", name).get("status", {}).get("conditions", []) if one["status"] == "True"}
-            if "Complete" in ended:
-                return
-            if "Failed" in ended:
-                said = ""
-                with contextlib.suppress(DeployError):
-                    said = self.run("logs", f"job/{name}", "--tail=1").strip()
-                raise DeployError(f"job {name} failed ({ended['Failed'].get('reason')}): {said or ended['Failed'].get('message')}")
+            # A cluster that does not answer for a moment may still answer in time.
+            with contextlib.suppress(UnavailableError):
+                job = self.get("job", name)
+                if not job or (ended := _ended(job)):
+                    return ended.get("Failed", {}) if job else {}
             time.sleep(2)
         why = self._why({"batch.kubernetes.io/job-name": name})
         self.remove([("job.batch", name)])
         raise DeployError(f"job {name} did not end within {self.timeout} seconds: {why or 'it was still running'}")
+
+
+def _ended(job: Manifest) -> dict[str, Manifest]:
+    """Return the conditions by which a job has ended, by type; none while it has not."""
+    conditions = job.get("status", {}).get("conditions", [])
+    return {one["type"]: one for one in conditions if one["type"] in ("Complete", "Failed") and one["status"] == "True"}
 
 
 def deploy(cluster: Cluster, rendering: str) -> None:
@@ -323,6 +335,8 @@ def deploy(cluster: Cluster, rendering: str) -> None:
     ------
     DeployError
         When it failed; the sentence says what did, and what runs now.
+    UnavailableError
+        When the cluster went away meanwhile: what was tried is remembered there, and the next deployment goes on, or goes back.
     RefusedError
         When the namespace has objects already that no deployment made.
     """
@@ -334,24 +348,38 @@ def deploy(cluster: Cluster, rendering: str) -> None:
         cluster.remove(obsolete(replace(before, previous=""), f"{before.current}\n---\n{rendering}"))
     record = cluster.remember(replace(before, tried=rendering))
     try:
-        cluster.apply(rendering)
+        kubectl("apply", *APPLY, stdin=rendering)
+        cluster.roll_out(rendering)
         cluster.try_api()
         cluster.try_score()
+    except UnavailableError as error:
+        raise UnavailableError(f"{error}; this deployment is unfinished: run it again when the cluster answers") from error
     except DeployError as error:
         # Whoever wrote meanwhile decides what runs.
         record = cluster.remember(record)
         logger.error("rolling back", reason=str(error))
         if record.current:
-            cluster.apply(record.current)
+            kubectl("apply", *APPLY, stdin=record.current)
         cluster.remove(obsolete(replace(record, previous=""), record.current))
         failed = images(manifests(rendering).values()) - images(manifests(record.current).values())
-        cluster.remove(cluster.unfinished_jobs(failed))
+        # One that cannot begin holds back its CronJob's next ones.
+        cluster.remove([("job.batch", job["metadata"]["name"]) for job in cluster.unfinished_jobs() if failed & images([job])])
         cluster.remember(replace(record, tried=""))
-        now = "what ran before runs again" if record.current else "nothing ran before, so all of it is removed"
-        raise DeployError(f"{error}; {now}") from error
+        raise DeployError(f"{error}; {_now(cluster, record.current)}") from error
     previous = before.current if before.current != rendering else before.previous
     cluster.remember(replace(record, current=rendering, previous=previous, tried=""))
     cluster.remove(obsolete(replace(before, tried=""), rendering))
+
+
+def _now(cluster: Cluster, current: str) -> str:
+    """Say what runs after a rendering was applied again."""
+    if not current:
+        return "nothing ran before, so all of it is removed"
+    try:
+        cluster.roll_out(current)
+    except DeployError as error:
+        return f"what ran before is applied again, but does not work now either: {error}"
+    return "what ran before runs again"
 
 
 def _confirmed(yes: bool) -> None:

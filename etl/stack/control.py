@@ -248,6 +248,7 @@ def main() -> int | None:
     started = commands.add_parser("up", help="start what does not run yet; twice is harmless")
     started.add_argument("--mlflow", action="store_true", help="also MLflow's page")
     started.add_argument("--yarn", action="store_true", help="also YARN, for bash/submit.sh with spark_master=yarn")
+    started.add_argument("--kafka", action="store_true", help="also the broker and its topics, for a lane that runs elsewhere")
     started.add_argument("--realtime", action="store_true", help="also the real-time lane: Kafka, its topics, and what reads them")
     commands.add_parser("down", help="stop every server; data stays")
     commands.add_parser("status", help="state, pid, memory and address of each server")
@@ -257,7 +258,7 @@ def main() -> int | None:
     arguments = parser.parse_args()
     match arguments.command:
         case "up":
-            up({"base", *(group for group in ("mlflow", "yarn", "realtime") if getattr(arguments, group))})
+            up({"base", *(group for group in ("mlflow", "yarn", "kafka", "realtime") if getattr(arguments, group))})
         case "down":
             down()
         case "status":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from etl.settings import settings
 from ml import deploy
 from ml.deploy import Cluster, DeployError, kubectl
 from tests import brokers
+from tests.brokers import OwnBroker
 
 ADDRESS = os.environ.get("WAREHOUSE_TEST_ADDRESS", "")
 """Of this machine, as the cluster's pods reach it."""
@@ -32,11 +34,12 @@ SCORED = "sleep 1"
 
 
 @pytest.fixture(scope="module")
-def broker() -> Iterator[None]:
+def broker() -> Iterator[OwnBroker]:
     """Run a broker that pods reach; settings point to it."""
     with brokers.given(host=ADDRESS, kafka_host=ADDRESS) as own:
         own.start()
-        yield
+        own.prepare()
+        yield own
 
 
 def overlay(folder: Path, score: str = SCORED, schedule: str = "0 0 1 1 *", ready: str = "/health/ready") -> Path:
@@ -62,6 +65,11 @@ def overlay(folder: Path, score: str = SCORED, schedule: str = "0 0 1 1 *", read
                 ]
             ),
         },
+    ]
+    # What these two need is not there.
+    patches += [
+        {"target": {"kind": "Deployment", "name": name}, "patch": json.dumps([{"op": "replace", "path": "/spec/replicas", "value": 0}])}
+        for name in ("stream", "notify")
     ]
     port = settings().port("kafka")
     way = {"to": [{"ipBlock": {"cidr": f"{ADDRESS}/32"}}], "ports": [{"port": port, "protocol": "TCP"}]}
@@ -90,7 +98,7 @@ def overlay(folder: Path, score: str = SCORED, schedule: str = "0 0 1 1 *", read
 
 
 @pytest.fixture(scope="module")
-def cluster(broker: None) -> Iterator[Cluster]:
+def cluster(broker: OwnBroker) -> Iterator[Cluster]:
     # A run that was killed left it.
     kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found")
     kubectl("create", "namespace", NAMESPACE)
@@ -186,7 +194,7 @@ def test_job_that_the_schedule_began_with_an_image_that_failed_goes_with_it(depl
     # Long enough for the schedule to come round.
     with pytest.raises(DeployError, match=r"did not end within 75 seconds.*what ran before runs again"):
         deploy.deploy(Cluster(NAMESPACE, timeout=75), yaml.safe_dump_all(documents))
-    assert wait_for(lambda: not cluster.unfinished_jobs({"card-fraud/nowhere:1"}), 30)
+    assert wait_for(lambda: not any("card-fraud/nowhere:1" in deploy.images([job]) for job in cluster.unfinished_jobs()), 30)
 
 
 def test_attempt_that_was_killed_leaves_nothing_after_the_next(deployed: Path, cluster: Cluster, tmp_path: Path) -> None:
@@ -253,7 +261,38 @@ def test_second_run_does_not_start_while_one_scores(deployed: Path, cluster: Clu
         kubectl("apply", *deploy.APPLY, stdin=deploy.render(deployed, None, TAG))
 
 
+def test_suspended_scoring_stays_suspended_and_is_not_tried(deployed: Path, cluster: Cluster) -> None:
+    cluster.run("patch", "cronjob", "score", "--patch", '{"spec": {"suspend": true}}')
+    try:
+        before = {one["metadata"]["name"] for one in cluster.get("jobs")["items"]}
+        deploy.deploy(cluster, deploy.render(deployed, None, TAG))
+        assert cluster.get("cronjob", "score")["spec"]["suspend"] is True
+        assert {one["metadata"]["name"] for one in cluster.get("jobs")["items"]} <= before
+    finally:
+        cluster.run("patch", "cronjob", "score", "--patch", '{"spec": {"suspend": false}}')
+
+
+def test_run_that_scores_meanwhile_is_waited_for(deployed: Path, cluster: Cluster) -> None:
+    job_of_score(cluster, "meanwhile", "sleep 20")
+    deploy.deploy(cluster, deploy.render(deployed, None, TAG))
+    assert cluster.get("job", "meanwhile")["status"]["succeeded"] == 1
+
+
 def test_verb_deploys_and_says_so(deployed: Path) -> None:
     ran = subprocess.run([deploy.ROOT / "bash" / "deploy.sh", deployed, "--tag", TAG, "--yes"], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == "nothing differs; what runs is tried again\n"
+
+
+def test_both_reasons_are_told_where_what_ran_before_does_not_work_either(
+    deployed: Path, cluster: Cluster, broker: OwnBroker, tmp_path: Path
+) -> None:
+    # The last: the broker stays away.
+    broker.end(signal.SIGTERM)
+    hasty = Cluster(NAMESPACE, timeout=60)
+    with pytest.raises(
+        DeployError, match=r"deployment api is not rolled out.*is applied again, but does not work now either: .*not rolled out"
+    ):
+        deploy.deploy(hasty, deploy.render(overlay(tmp_path / "other", schedule="1 0 1 1 *"), None, TAG))
+    assert cluster.record().tried == ""
+    assert cluster.get("cronjob", "score")["spec"]["schedule"] == "0 0 1 1 *"

@@ -35,6 +35,8 @@ def templates(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
         yield told, spec["template"]
     for manifest in of_kind(manifests, "Deployment"):
         yield name(manifest), manifest["spec"]["template"]
+    for manifest in of_kind(manifests, "Pod"):
+        yield name(manifest), manifest
 
 
 def pods(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
@@ -53,6 +55,21 @@ def selects(selector: Manifest, labels: dict[str, str]) -> bool:
     if any(labels.get(key) != value for key, value in selector.get("matchLabels", {}).items()):
         return False
     return all(one["operator"] == "In" and labels.get(one["key"]) in one.get("values", []) for one in selector.get("matchExpressions", []))
+
+
+EXPECTED = {
+    "CronJob": {"score", "train", "maintain"},
+    "Deployment": {"api", "stream", "notify"},
+    "Service": {"api"},
+    "HorizontalPodAutoscaler": {"api"},
+    "PodDisruptionBudget": {"api"},
+}
+
+
+def everything_is_there(manifests: list[Manifest]) -> list[str]:
+    """Rules about objects hold where there are none."""
+    there = {(one["kind"], one["metadata"]["name"]) for one in manifests}
+    return [f"there is no {kind} {one}" for kind, names in EXPECTED.items() for one in sorted(names) if (kind, one) not in there]
 
 
 # --- pods ---------------------------------------------------------------------------------------------------------------
@@ -346,6 +363,7 @@ def pods_that_need_servers_may_reach_them(manifests: list[Manifest]) -> list[str
 
 
 RULES: tuple[Rule, ...] = (
+    everything_is_there,
     objects_are_in_one_namespace,
     namespace_enforces_restricted,
     pods_are_restricted,

@@ -15,33 +15,17 @@ from tests.k8s import policies
 from tests.k8s.policies import Manifest, Rule
 
 KUBERNETES = "1.35"
-# The stream job's component is in no overlay yet; it has to fit all the same.
-OVERLAYS = [*sorted(path.name for path in deploy.OVERLAYS.iterdir()), "local with the stream job"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("overlays")
+OVERLAYS = sorted(path.name for path in deploy.OVERLAYS.iterdir())
 
 
 @functools.cache
-def rendered(name: str, folder: Path) -> list[Manifest]:
-    overlay = deploy.OVERLAYS / name
-    if not overlay.exists():
-        overlay = folder / "stream"
-        overlay.mkdir()
-        stream = {
-            "namespace": "card-fraud",
-            "resources": [os.path.relpath(deploy.OVERLAYS / "local", overlay)],
-            "components": [os.path.relpath(deploy.OVERLAYS.parent / "components" / "stream", overlay)],
-        }
-        (overlay / "kustomization.yaml").write_text(yaml.safe_dump(stream))
-    return [manifest for manifest in yaml.safe_load_all(deploy.render(overlay, "7", "0.1.0")) if manifest]
+def rendered(name: str) -> list[Manifest]:
+    return [manifest for manifest in yaml.safe_load_all(deploy.render(deploy.OVERLAYS / name, "7", "0.1.0")) if manifest]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_overlay_fits_the_schemas(overlay: str, folder: Path) -> None:
-    for manifest in rendered(overlay, folder):
+def test_overlay_fits_the_schemas(overlay: str) -> None:
+    for manifest in rendered(overlay):
         kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
 
 
@@ -56,19 +40,26 @@ def test_schema_refuses_a_field_that_does_not_exist() -> None:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 @pytest.mark.parametrize("rule", policies.RULES, ids=lambda rule: rule.__name__)
-def test_overlay_keeps_the_rule(rule: Rule, overlay: str, folder: Path) -> None:
-    assert rule(rendered(overlay, folder)) == []
+def test_overlay_keeps_the_rule(rule: Rule, overlay: str) -> None:
+    assert rule(rendered(overlay)) == []
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_score_is_the_model_s_image_and_the_rest_the_code_s(overlay: str, folder: Path) -> None:
-    images = {told: container["image"].rpartition("/")[2] for told, container in policies.containers(rendered(overlay, folder))}
+def test_score_is_the_model_s_image_and_the_rest_the_code_s(overlay: str) -> None:
+    images = {told: container["image"].rpartition("/")[2] for told, container in policies.containers(rendered(overlay))}
     assert images.pop("CronJob score, container score") == "fraud-score:7"
     assert set(images.values()) == {"warehouse:0.1.0", "api:0.1.0"}
 
 
-def test_executors_of_spark_have_the_image_of_the_code_that_starts_them(folder: Path) -> None:
-    (settings,) = policies.of_kind(rendered("production", folder), "ConfigMap")
+@pytest.mark.parametrize("rule", [policies.pods_are_restricted, policies.scratch_space_is_limited], ids=lambda rule: rule.__name__)
+def test_pod_of_an_executor_keeps_the_rule(rule: Rule) -> None:
+    pod = yaml.safe_load((deploy.ROOT / "ml" / "executor_pod.yaml").read_text())
+    pod["metadata"]["name"] = "executor"
+    assert rule([pod]) == []
+
+
+def test_executors_of_spark_have_the_image_of_the_code_that_starts_them() -> None:
+    (settings,) = policies.of_kind(rendered("production"), "ConfigMap")
     assert settings["data"]["WAREHOUSE_SPARK_IMAGE"] == "registry.example.com/card-fraud/warehouse:0.1.0"
 
 

@@ -12,6 +12,29 @@ from tests.k8s.policies import Rule
 
 BROKEN: list[tuple[Rule, str, list[str]]] = [
     (
+        policies.everything_is_there,
+        """
+        kind: CronJob
+        metadata: {name: score}
+        ---
+        kind: CronJob
+        metadata: {name: maintain}
+        ---
+        kind: Deployment
+        metadata: {name: api}
+        ---
+        kind: Deployment
+        metadata: {name: notify}
+        ---
+        kind: Service
+        metadata: {name: api}
+        ---
+        kind: HorizontalPodAutoscaler
+        metadata: {name: api}
+        """,
+        ["there is no CronJob train", "there is no Deployment stream", "there is no PodDisruptionBudget api"],
+    ),
+    (
         policies.objects_are_in_one_namespace,
         """
         kind: Namespace

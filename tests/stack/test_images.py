@@ -11,21 +11,26 @@ import os
 import shutil
 import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
+import yaml
+from confluent_kafka import Consumer, TopicPartition
 
 from etl.settings import ROOT, settings
 from etl.sql_server import Session
 from ml import registry
+from tests.api.server import GOOD
 from tests.postgres import rows
 
 pytestmark = pytest.mark.slow
 
 TAG = "test"
-IMAGES = ("warehouse", "sql-server", "hadoop", "metastore", "api")
+IMAGES = ("warehouse", "sql-server", "hadoop", "metastore", "kafka", "api")
 MEGABYTES = {"warehouse": 1300, "api": 300}
 WRITABLE = {"/tmp", "/var/lib/warehouse", "/run/secrets/warehouse", "/var/tmp", "/run/lock"}
 SAFE = ("--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges", "--tmpfs", "/tmp", "--network", "host")
@@ -138,9 +143,36 @@ def secrets(folder: Path) -> dict[str, object]:
     return {"port_offset": settings().port_offset, "pgpass_file": "/var/lib/warehouse/pgpass"}
 
 
-def test_the_api_answers(tool: str, built: dict[str, int], folder: Path):
-    with started(tool, "api", folder=folder, api_host="127.0.0.1", api_port=28080):
-        pass
+def test_a_transaction_goes_through_the_api_to_the_broker(tool: str, built: dict[str, int], folder: Path):
+    ports = {"port_offset": settings().port_offset + 500, "host": "127.0.0.1", "kafka_host": "127.0.0.1"}
+    key = "one of a client"
+    (folder / "api_keys.yaml").write_text(
+        yaml.safe_dump([{"client": "c", "sha256": sha256(key.encode()).hexdigest(), "scopes": ["ingest"], "rate": 1, "burst": 1}])
+    )
+    own = {"api_host": "127.0.0.1", "api_keys_file": "/var/lib/warehouse/api_keys.yaml"}
+    with started(tool, "kafka", "kafka", folder=folder, **ports), started(tool, "api", folder=folder, **ports, **own):
+        options = [part for name, value in ports.items() for part in ("--env", f"WAREHOUSE_{name.upper()}={value}")]
+        prepare = ("python", "-m", "etl.stack.serve", "prepare", "kafka")
+        run(tool, "run", "--rm", *SAFE, *options, "--volume", f"{folder}:/var/lib/warehouse", f"card-fraud/warehouse:{TAG}", *prepare)
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{settings().port('api') + 500}/transactions",
+            json.dumps(GOOD).encode(),
+            {"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            assert json.load(answer)["accepted"] == [GOOD["transaction_id"]]
+        consumer = Consumer({"bootstrap.servers": f"127.0.0.1:{settings().port('kafka') + 500}", "group.id": "test"})
+        try:
+            consumer.assign(
+                [
+                    TopicPartition("transactions", number, 0)
+                    for number in consumer.list_topics("transactions", 30).topics["transactions"].partitions
+                ]
+            )
+            (message,) = consumer.consume(1, 30)
+            assert json.loads(message.value() or b"")["transaction_id"] == GOOD["transaction_id"]
+        finally:
+            consumer.close()
 
 
 def test_hadoop_stores_files(tool: str, built: dict[str, int], folder: Path):
