@@ -1,20 +1,22 @@
 #!/usr/bin/env bash
 # Build the images with docker, podman or buildah, whichever works here, and print their sizes.
-# Usage: bash/build_images.sh [--tag TAG] [--push REGISTRY] [IMAGE...]
+# Usage: bash/build_images.sh [--tag TAG] [--push REGISTRY] [--model-version N] [IMAGE...]
 #   --tag   by default the version in pyproject.toml
 #   --push  also push them, as REGISTRY/<image>
+#   --model-version  what the image model holds; by default the champion
 #   IMAGE   warehouse sql-server hadoop metastore kafka api jenkins (all of these by default), or
-#           model: fraud-score:<version>, the champion baked in (needs the warehouse image and the servers)
+#           model: fraud-score:<version>, the model baked in (needs the warehouse image and the servers)
 # CONTAINER_TOOL names the tool, CONTAINER_BUILD_OPTIONS adds options to each build.
 # Exit codes: 0 built, 2 wrong usage, 3 refused, 1 anything else.
 source "$(dirname "$0")/lib.sh"
 
 tag=$(sed -n 's/^version = "\(.*\)"/\1/p' "$ROOT/pyproject.toml")
-registry=
+registry='' model_version=()
 while [[ "${1:-}" = --* ]]; do
   case $1 in
   --tag) tag=${2:?--tag needs a value} ;;
   --push) registry=${2:?--push needs a registry} ;;
+  --model-version) model_version=(--model-version "${2:?--model-version needs a number}") ;;
   *) usage >&2 && exit 2 ;;
   esac
   shift 2
@@ -53,7 +55,7 @@ for image in "$@"; do
   model)
     folder=$(mktemp -d)
     trap 'rm -rf "$folder"' EXIT
-    version=$(py ml.export "$folder/model")
+    version=$(py ml.export "$folder/model" "${model_version[@]}")
     build "fraud-score:$version" "$folder/model" -f "$ROOT/docker/model/Dockerfile" --build-arg "WAREHOUSE=${registry:+$registry/}card-fraud/warehouse:$tag"
     ;;
   *)

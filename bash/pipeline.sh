@@ -68,12 +68,15 @@ fi
 failed "stopped before it ended, by a time limit or by hand; run the same build again, each verb goes on where it was"
 log "bash/$command"
 code=0 kept=reports/${stage//[^A-Za-z0-9]/-}.log
+touch "$kept"
+# A stage that is tried again keeps what the attempts before it said, and tells what this one did.
+before=$(wc -c <"$kept")
 "bash/$verb.sh" "${arguments[@]}" 2>&1 | tee -a "$kept" || code=${PIPESTATUS[0]}
 if [ "$code" = 0 ]; then
   rm "$failure"
 else
   # Where there is no such line, the last one is told.
-  said=$(grep -E '(^|: )error: ' "$kept" | tail -n 1 || true)
+  said=$(tail -c "+$((before + 1))" "$kept" | grep -E '(^|: )error: ' | tail -n 1 || true)
   failed "exit code $code: ${said:-$(tail -n 1 "$kept")}"
 fi
 exit "$code"

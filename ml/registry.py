@@ -198,6 +198,24 @@ def required_champion() -> Version:
     return found
 
 
+def registered(number: int) -> Version:
+    """Return a version by its number.
+
+    Raises
+    ------
+    RefusedError
+        When there is none.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _version(client().get_model_version(params().name, str(number)))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise RefusedError(f"model {params().name} has no version {number}; bash/status.sh names the champion") from error
+
+
 def promote(version: Version) -> None:
     """Make a version the champion."""
     client().set_registered_model_alias(version.name, CHAMPION, str(version.version))

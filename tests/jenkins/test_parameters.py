@@ -94,5 +94,15 @@ def test_a_stage_that_is_killed_is_told_as_stopped(checkout: Path):
     assert run(checkout, "failure")[1].startswith("stage Load, bash/load.sh: stopped before it ended")
 
 
+def test_a_stage_tried_again_tells_what_its_last_attempt_said(checkout: Path):
+    load = checkout / "bash" / "load.sh"
+    load.write_text("#!/bin/sh\necho 'error: the server went away' >&2\nexit 6\n")
+    assert run(checkout, "load full", STAGE_NAME="Load")[0] == 6
+    load.write_text("#!/bin/sh\necho 'Killed' >&2\nexit 137\n")
+    assert run(checkout, "load full", STAGE_NAME="Load")[0] == 137
+    assert run(checkout, "failure")[1] == "stage Load, bash/load.sh: exit code 137: Killed\n"
+    assert (checkout / "reports" / "Load.log").read_text() == "error: the server went away\nKilled\n"
+
+
 def test_a_failure_of_jenkins_itself_names_no_verb(checkout: Path):
     assert run(checkout, "failure") == (0, "no verb failed: the reason stands above, from Jenkins itself\n")

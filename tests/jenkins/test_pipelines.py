@@ -190,5 +190,14 @@ def test_maintenance_takes_deletions_out_of_core_and_reconciles(loaded: Build, b
 def test_deployment_is_planned_from_its_parameters(build: Builder):
     one = build("deploy_model", OVERLAY="production", REGISTRY="images.example.org/fraud", MODEL_VERSION="7", DRY_RUN="true")
     succeeded(one)
-    assert "left out (a dry run): bash/build_images.sh --push images.example.org/fraud model" in one.console
+    built = "bash/build_images.sh --push images.example.org/fraud --model-version 7 warehouse api model"
+    assert f"left out (a dry run): {built}" in one.console
     assert "left out (a dry run): bash/deploy.sh production --model-version 7 --yes" in one.console
+
+
+def test_training_is_planned_and_registers_nothing(loaded: Build, build: Builder):
+    before = len(registry.client().search_model_versions())
+    one = build("train_model", MODELS="logistic_regression", DRY_RUN="true")
+    succeeded(one)
+    assert "left out (a dry run): bash/train.sh logistic_regression" in one.console
+    assert len(registry.client().search_model_versions()) == before
