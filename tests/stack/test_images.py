@@ -21,11 +21,15 @@ import pytest
 import yaml
 from confluent_kafka import Consumer, TopicPartition
 
+from etl import ops
 from etl.settings import ROOT, settings
 from etl.sql_server import Session
 from ml import registry
 from tests.api.server import GOOD
 from tests.postgres import rows
+from tests.stack.test_main_job import INPUTS, bank, load
+
+__all__ = ["bank"]
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +40,7 @@ WRITABLE = {"/tmp", "/var/lib/warehouse", "/run/secrets/warehouse", "/var/tmp", 
 SAFE = ("--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges", "--tmpfs", "/tmp", "--network", "host")
 
 
-def run(*command: str | Path, expect: int = 0) -> str:
+def ran(*command: str | Path, expect: int = 0) -> str:
     told = subprocess.run(command, capture_output=True, text=True)
     assert told.returncode == expect, f"{' '.join(map(str, command))}: {told.returncode}\n{told.stdout[-2000:]}\n{told.stderr[-2000:]}"
     return told.stdout
@@ -59,12 +63,12 @@ def built(tool: str) -> dict[str, int]:
     environment = {**os.environ, "CONTAINER_TOOL": tool}
     told = subprocess.run([ROOT / "bash" / "build_images.sh", "--tag", TAG, *IMAGES], env=environment, capture_output=True, text=True)
     assert told.returncode == 0, told.stderr[-3000:]
-    return {image: int(run(tool, "image", "inspect", "--format", "{{.Size}}", f"card-fraud/{image}:{TAG}")) for image in IMAGES}
+    return {image: int(ran(tool, "image", "inspect", "--format", "{{.Size}}", f"card-fraud/{image}:{TAG}")) for image in IMAGES}
 
 
 def in_image(tool: str, image: str, *command: str) -> str:
     """Return what a command in an image prints, with nothing but its own files."""
-    return run(tool, "run", "--rm", "--entrypoint", "", "--cap-drop", "all", f"card-fraud/{image}:{TAG}", *command)
+    return ran(tool, "run", "--rm", "--entrypoint", "", "--cap-drop", "all", f"card-fraud/{image}:{TAG}", *command)
 
 
 @pytest.mark.parametrize("image", MEGABYTES)
@@ -96,7 +100,7 @@ def test_no_compiler_package_cache_or_installer_is_left(tool: str, built: dict[s
 
 @pytest.mark.parametrize("image", IMAGES)
 def test_an_image_says_what_it_is(tool: str, built: dict[str, int], image: str):
-    labels = json.loads(run(tool, "image", "inspect", f"card-fraud/{image}:{TAG}"))[0]["Config"]["Labels"]
+    labels = json.loads(ran(tool, "image", "inspect", f"card-fraud/{image}:{TAG}"))[0]["Config"]["Labels"]
     assert labels["org.opencontainers.image.title"] == f"card-fraud/{image}"
     assert labels["org.opencontainers.image.version"] == TAG
     assert len(labels["org.opencontainers.image.revision"].removesuffix("-dirty")) == 40
@@ -109,11 +113,11 @@ def started(tool: str, image: str, *command: str, folder: Path, **environment: o
     subprocess.run([tool, "rm", "--force", name], capture_output=True)
     options = [part for key, value in environment.items() for part in ("--env", f"WAREHOUSE_{key.upper()}={value}")]
     mounts = [f"{folder}:/var/lib/warehouse", f"{settings().passfile}:/run/secrets/warehouse/pgpass:ro"]
-    run(tool, "run", "--detach", "--name", name, *SAFE, *options, *(part for mount in mounts for part in ("--volume", mount)),
+    ran(tool, "run", "--detach", "--name", name, *SAFE, *options, *(part for mount in mounts for part in ("--volume", mount)),
         f"card-fraud/{image}:{TAG}", *command)  # fmt: skip
     try:
         deadline = time.monotonic() + 120
-        shown = json.loads(run(tool, "image", "inspect", f"card-fraud/{image}:{TAG}"))[0]
+        shown = json.loads(ran(tool, "image", "inspect", f"card-fraud/{image}:{TAG}"))[0]
         # Podman tells it beside Docker's place.
         check = (shown.get("Healthcheck") or shown["Config"]["Healthcheck"])["Test"][1:]
         while subprocess.run([tool, "exec", name, *check], capture_output=True).returncode:
@@ -122,7 +126,7 @@ def started(tool: str, image: str, *command: str, folder: Path, **environment: o
             time.sleep(1)
         yield name
     finally:
-        run(tool, "rm", "--force", name)
+        ran(tool, "rm", "--force", name)
 
 
 @pytest.fixture
@@ -143,6 +147,14 @@ def secrets(folder: Path) -> dict[str, object]:
     return {"port_offset": settings().port_offset, "pgpass_file": "/var/lib/warehouse/pgpass"}
 
 
+def answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
 def test_a_transaction_goes_through_the_api_to_the_broker(tool: str, built: dict[str, int], folder: Path):
     ports = {"port_offset": settings().port_offset + 500, "host": "127.0.0.1", "kafka_host": "127.0.0.1"}
     key = "one of a client"
@@ -153,9 +165,14 @@ def test_a_transaction_goes_through_the_api_to_the_broker(tool: str, built: dict
     with started(tool, "kafka", "kafka", folder=folder, **ports), started(tool, "api", folder=folder, **ports, **own):
         options = [part for name, value in ports.items() for part in ("--env", f"WAREHOUSE_{name.upper()}={value}")]
         prepare = ("python", "-m", "etl.stack.serve", "prepare", "kafka")
-        run(tool, "run", "--rm", *SAFE, *options, "--volume", f"{folder}:/var/lib/warehouse", f"card-fraud/warehouse:{TAG}", *prepare)
+        ran(tool, "run", "--rm", *SAFE, *options, "--volume", f"{folder}:/var/lib/warehouse", f"card-fraud/warehouse:{TAG}", *prepare)
+        address = f"http://127.0.0.1:{settings().port('api') + 500}"
+        deadline = time.monotonic() + 60
+        while not answers(f"{address}/health/ready"):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
         request = urllib.request.Request(
-            f"http://127.0.0.1:{settings().port('api') + 500}/transactions",
+            f"{address}/transactions",
             json.dumps(GOOD).encode(),
             {"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
         )
@@ -194,28 +211,68 @@ def test_the_metastore_and_the_sql_server_answer(tool: str, built: dict[str, int
     own = {**secrets, "host": "127.0.0.1", "metastore_port": 9085, "loads_port": 10003, "connect_port": 15004}
     with started(tool, "metastore", "metastore", folder=folder, **own), started(tool, "sql-server", "loads", folder=folder, **own) as loads:
         asked = "from etl.sql_server import session\nwith session() as s: print(s.run('SHOW DATABASES'))"
-        assert run(tool, "exec", loads, "python", "-c", asked).strip() == str(expected)
+        assert ran(tool, "exec", loads, "python", "-c", asked).strip() == str(expected)
+
+
+def test_the_readers_metastore_and_sql_server_answer_and_write_nothing(
+    tool: str, built: dict[str, int], folder: Path, secrets: dict[str, object], hive: Session
+):
+    expected = hive.run("SHOW DATABASES")
+    own = {**secrets, "host": "127.0.0.1", "readers_metastore_port": 9086, "readers_port": 10004}
+    with (
+        started(tool, "metastore", "readers_metastore", folder=folder, **own),
+        started(tool, "sql-server", "readers", folder=folder, **own) as readers,
+    ):
+        session = "from etl.sql_server import session\nwith session('readers') as s: print(s.run({!r}))"
+        assert ran(tool, "exec", readers, "python", "-c", session.format("SHOW DATABASES")).strip() == str(expected)
+        ran(tool, "exec", readers, "python", "-c", session.format("CREATE DATABASE ours"), expect=1)
+    assert hive.run("SHOW DATABASES") == expected
+
+
+def test_yarn_has_a_node(tool: str, built: dict[str, int], folder: Path):
+    ports = {"port_offset": settings().port_offset + 500, "host": "127.0.0.1"}
+    with (
+        started(tool, "hadoop", "resourcemanager", folder=folder, **ports),
+        started(tool, "hadoop", "nodemanager", folder=folder, **ports),
+    ):
+        page = f"http://127.0.0.1:{settings().port('resourcemanager_http') + 500}/ws/v1/cluster/metrics"
+        deadline = time.monotonic() + 60
+        while (active := metrics(page)["activeNodes"]) == 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        assert active == 1
+
+
+def metrics(page: str) -> dict[str, int]:
+    with urllib.request.urlopen(page, timeout=10) as answer:
+        return dict(json.load(answer)["clusterMetrics"])
 
 
 def test_the_warehouse_image_loads_a_table(tool: str, built: dict[str, int], folder: Path, secrets: dict[str, object], hive: Session):
     rows("DELETE FROM bank.terminals")
     rows("INSERT INTO bank.terminals SELECT n, 'terminal ' || n, 'BE', 'fuel' FROM generate_series(1, 25) n")
     options = [part for key, value in secrets.items() for part in ("--env", f"WAREHOUSE_{key.upper()}={value}")]
-    told = run(tool, "run", "--rm", *SAFE, *options, "--volume", f"{folder}:/var/lib/warehouse", f"card-fraud/warehouse:{TAG}",
+    told = ran(tool, "run", "--rm", *SAFE, *options, "--volume", f"{folder}:/var/lib/warehouse", f"card-fraud/warehouse:{TAG}",
                "bash/load.sh", "full", "terminals")  # fmt: skip
     assert "error" not in told
     assert hive.run("SELECT count(*), max(terminal_id) FROM core.terminals") == [(25, 25)]
 
 
-def test_the_model_image_holds_the_champion(tool: str, built: dict[str, int], folder: Path):
-    files = {"model.json": b"{}", "part/data": b"trees"}
-    with registry.tracked("image", {}) as run_id:
-        version = registry.register(run_id, files, {"model": "image"})
-    registry.promote(version)
+def test_the_model_image_scores_with_the_champion_that_it_holds(
+    tool: str, built: dict[str, int], folder: Path, secrets: dict[str, object], bank: None, hive: Session, run: ops.Run
+):
+    hive.run("DROP TABLE IF EXISTS mart.predictions")
+    load(hive, run, "full", INPUTS)
     environment = {**os.environ, "CONTAINER_TOOL": tool}
-    told = subprocess.run([ROOT / "bash" / "build_images.sh", "--tag", TAG, "model"], env=environment, capture_output=True, text=True)
-    assert told.returncode == 0, told.stderr[-3000:]
-    asked = "from ml import registry; v = registry.champion(); print(v.version, sorted(registry.read_files(v)))"
-    image = f"fraud-score:{version.version}"
-    given = run(tool, "run", "--rm", "--entrypoint", "", *SAFE, "--volume", f"{folder}:/var/lib/warehouse", image, "python", "-c", asked)
-    assert given.strip() == f"{version.version} ['model.json', 'part/data']"
+    for verb in (["features.sh", "full"], ["train.sh", "logistic_regression"], ["build_images.sh", "--tag", TAG, "model"]):
+        told = subprocess.run([ROOT / "bash" / verb[0], *verb[1:]], env=environment, capture_output=True, text=True)
+        assert told.returncode == 0, told.stderr[-3000:]
+    champion = registry.required_champion()
+    # Another one is promoted: the image scores with its own.
+    with registry.tracked("image", {}) as run_id:
+        registry.promote(registry.register(run_id, {"model.json": b"{}"}, {"model": "other"}))
+    options = [part for key, value in secrets.items() for part in ("--env", f"WAREHOUSE_{key.upper()}={value}")]
+    ran(tool, "run", "--rm", *SAFE, *options, "--volume", f"{folder}:/var/lib/warehouse", f"fraud-score:{champion.version}")
+    assert hive.run("SELECT count(DISTINCT transaction_id), min(model_version), max(model_version) FROM mart.predictions") == [
+        (800, champion.version, champion.version)
+    ]
