@@ -99,11 +99,13 @@ def _run(step: Step, work: str, environment: dict[str, str], errors: str, told: 
     # The last name is replaced in what the others lead to.
     holder, _, attribute = f"module.{name}".rpartition(".")
     holder = eval(holder, {"module": importlib.import_module(module_name)})
-    setattr(holder, attribute, _stopping(getattr(holder, attribute), step, told))
+    setattr(holder, attribute, _stopping(holder, attribute, step, told))
     exec(compile(work, "work", "exec"), {"__name__": "work"})
 
 
-def _stopping(original: Callable[..., Any], step: Step, told: signal.Signals) -> Callable[..., Any]:
+def _stopping(holder: Any, attribute: str, step: Step, told: signal.Signals) -> Callable[..., Any]:
+    original = getattr(holder, attribute)
+
     def stop() -> None:
         os.kill(os.getpid(), told)
 
@@ -117,7 +119,8 @@ def _stopping(original: Callable[..., Any], step: Step, told: signal.Signals) ->
             original(*arguments, **named)
             raise AssertionError("the call ended before the process was killed")
         stop()
-        # Only who stood still goes on.
+        # Only who stood still goes on, and not to stand still again.
+        setattr(holder, attribute, original)
         return original(*arguments, **named)
 
     return stops
