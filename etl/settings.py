@@ -97,6 +97,11 @@ class Settings(BaseSettings):
     as_of: str = Field("", description="'now' for features, training and scoring, ISO 8601; empty: newest transaction")
     git_commit: str = Field("", description="commit of this code, in an image; empty: asked of git")
     notify_file: Path = Field(ROOT / "api" / "notify.yaml", description="where alerts are sent: channels, templates, retries")
+    notifications_keep_days: float = Field(
+        60,
+        ge=38,
+        description="age up to which alerts that were sent stay known, days; Kafka may deliver one again for 37 (api/topics.yaml)",
+    )
     log_format: Literal["text", "json"] = Field("text", description="log lines for people (text) or machines (json)")
 
     spark_executors: int = Field(2, ge=1, description="executors of a job on YARN or Kubernetes")
