@@ -64,6 +64,10 @@ class Settings(BaseSettings):
     api_keys_file: Path | None = Field(None, description="hashed keys of the API's clients; empty: data_dir/secrets/api_keys.yaml")
     api_tls_certificate_file: Path | None = Field(None, description="certificate chain of the API, PEM; empty: plain HTTP")
     api_tls_key_file: Path | None = Field(None, description="private key of the API's certificate, PEM")
+    api_ca_file: Path | None = Field(
+        None,
+        description="certificates that the API's is signed by, PEM: bash/stream_csv.sh speaks TLS then; empty: as these settings' API",
+    )
     kafka_host: str = Field("127.0.0.1", description="Kafka broker")
     kafka_port: int = Field(9092, description="port of the Kafka broker")
     kafka_security: Literal["PLAINTEXT", "SASL_SSL"] = Field("PLAINTEXT", description="SASL_SSL: TLS, SCRAM-SHA-512 and rights by user")
