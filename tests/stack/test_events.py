@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import subprocess
 import threading
 from collections.abc import Iterator
 
@@ -12,10 +13,11 @@ import pytest
 from api.tables import _write_events
 from etl import events, ops, sql_server
 from etl.errors import WarehouseError
-from etl.settings import settings
+from etl.settings import ROOT, settings
 from etl.sql_server import Session
 from etl.storage import names_in, storage
 from tests.kills import Step, killed_at
+from tests.postgres import rows
 
 DAY = "2026-01-01"
 NOON = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
@@ -103,6 +105,22 @@ def test_files_of_a_day_that_is_over_become_one_and_the_newest_and_every_event_s
     # Nothing is left to be folded.
     events.maintain(hive, run)
     assert sorted(events._folders()[DAY]) == [0, 1]
+
+
+def test_the_verb_folds_the_tables_that_it_is_told(day: None, hive: Session):
+    rows(
+        "INSERT INTO ops.notifications (idempotency_key, channel, state, payload, ended_at) "
+        "VALUES ('alert-1', 'verb', 'sent', '{}', clock_timestamp() - interval '61 days')",
+        role="etl",
+        dbname="warehouse",
+    )
+    kept = "SELECT count(*) FROM ops.notifications WHERE channel = 'verb'"
+    for tables, files_now, notifications in (["core.nothing"], 10, 1), (["raw.events"], 2, 1), (["ops.notifications"], 2, 0):
+        ran = subprocess.run([ROOT / "bash" / "maintain.sh", *tables], capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stderr
+        assert len(files(hive)) == files_now
+        assert rows(kept, role="etl", dbname="warehouse") == [(notifications,)]
+    assert there(hive) == wanted(*range(10))
 
 
 def test_a_micro_batch_that_comes_again_after_its_day_was_folded_adds_nothing(day: None, hive: Session, run: ops.Run):
