@@ -57,7 +57,10 @@ class DeliveryError(WarehouseError):
 class _Channel(BaseModel, abc.ABC):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    quiet_seconds: float = Field(0, ge=0, description="a customer's further alerts are not sent so long after one was; 0: all are")
+    # What was sent is known for longer: the setting notifications_keep_days.
+    quiet_seconds: float = Field(
+        0, ge=0, le=30 * 86400, description="a customer's further alerts are not sent so long after one was; 0: all are"
+    )
 
     @abc.abstractmethod
     def send(self, key: str, text: str) -> None:

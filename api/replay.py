@@ -14,6 +14,7 @@ import http.client
 import json
 import re
 import signal
+import ssl
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -225,10 +226,15 @@ class Api:
 
     def __init__(self, stop: threading.Event) -> None:
         self._stop = stop
+        self._connection: http.client.HTTPConnection
         here = settings()
         # It listens on every address where it is 0.0.0.0.
         host = "127.0.0.1" if here.api_host == "0.0.0.0" else here.api_host  # noqa: S104 - compared, not bound
-        self._connection = http.client.HTTPConnection(host, here.port("api"), timeout=30)
+        if here.api_ca_file or here.api_tls_certificate_file:
+            context = _trusting(here.api_ca_file)
+            self._connection = http.client.HTTPSConnection(host, here.port("api"), timeout=30, context=context)
+        else:
+            self._connection = http.client.HTTPConnection(host, here.port("api"), timeout=30)
         path = here.api_key_file or here.data_dir / "secrets" / "api.key"
         if not path.exists():
             raise RefusedError(f"there is no key for the API in {path}; put one there that may post transactions")
@@ -244,6 +250,10 @@ class Api:
                 self._connection.request("POST", "/transactions", content, self._headers)
                 answer = self._connection.getresponse()
                 body = answer.read()
+            except ssl.SSLCertVerificationError as error:
+                raise RefusedError(
+                    f"the certificate of the API is not trusted ({error.verify_message}); correct api_ca_file or the certificate"
+                ) from error
             except (OSError, http.client.HTTPException) as error:
                 self._connection.close()
                 problem = f"does not answer ({type(error).__name__})"
@@ -259,6 +269,14 @@ class Api:
             if self._stop.is_set() or time.monotonic() + pause > deadline:
                 raise UnavailableError(f"the API {problem}; run the same command again")
             time.sleep(pause)
+
+
+def _trusting(authorities: Path | None) -> ssl.SSLContext:
+    """Return TLS that trusts some authorities, by default the system's."""
+    try:
+        return ssl.create_default_context(cafile=authorities)
+    except OSError as error:
+        raise RefusedError(f"api_ca_file {authorities} holds no certificates ({error}); name the authority's, PEM") from error
 
 
 def _refused(batch: list[Sent], body: bytes) -> list[tuple[Sent, str]]:

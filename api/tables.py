@@ -8,7 +8,6 @@ from __future__ import annotations
 import datetime as dt
 import io
 import json
-import posixpath
 import threading
 from collections.abc import Callable
 
@@ -22,10 +21,11 @@ from pyspark.sql import DataFrame, SparkSession
 from api import broker, meters
 from api.keyed import KeyedTable
 from etl import core, ops
+from etl import events as raw_events
 from etl.card_numbers import mask_card_numbers
 from etl.settings import settings
 from etl.sql_server import Session
-from etl.storage import storage
+from etl.storage import put
 from etl.tables import declared_tables
 from ml import alerts, score
 from ml.features import FEATURES
@@ -60,9 +60,7 @@ _ALERT = pa.schema(
 
 def ensure_tables(hive: Session, run: ops.Run, features: tuple[str, ...]) -> None:
     """Create what the lane writes, where it is missing; `features` are those of the champion."""
-    here = settings()
-    root = f"{here.hdfs_uri}{here.warehouse_path}"
-    hive.run_file("hive/raw/events/create.hql", location=f"{root}/raw/events")
+    hive.run_file("hive/raw/events/create.hql", location=f"{settings().hdfs_uri}{raw_events.root()}")
     alerts.ensure_table(hive)
     with ops.writer(score.TABLE, run, ops.WRITER_WAIT_SECONDS):
         score.ensure_table(hive, features)
@@ -111,7 +109,7 @@ class Tables:
             return rows.filter(pc.equal(rows["topic"], topic))
 
         with self.lock:
-            for day in _write_events(of(broker.TRANSACTIONS), name):
+            for day in _write_events(of(broker.TRANSACTIONS), name, self._run):
                 if day not in self._days:
                     self._spark.sql(f"ALTER TABLE raw.events ADD IF NOT EXISTS PARTITION (received_on = DATE '{day}')")
                     self._days.add(day)
@@ -197,8 +195,8 @@ def _rejects(messages: pa.Table) -> list[ops.Reject]:
     ]
 
 
-def _write_events(messages: pa.Table, name: str) -> list[str]:
-    """Write messages as they came in to a file of each day on which they arrived; run again, it writes the same files.
+def _write_events(messages: pa.Table, name: str, run: ops.Run) -> list[str]:
+    """Write messages as they came in to a file of each day on which they arrived; run again, it finds the same files.
 
     Returns the days, as ISO 8601.
     """
@@ -222,20 +220,13 @@ def _write_events(messages: pa.Table, name: str) -> list[str]:
     )
     days = pc.strftime(events["received_at"], "%Y-%m-%d")
     found = sorted(pc.unique(days).to_pylist())
-    for day in found:
-        folder = f"{settings().warehouse_path}/raw/events/received_on={day}"
-        file = io.BytesIO()
-        pq.write_table(events.filter(pc.equal(days, day)), file, compression="zstd", coerce_timestamps="us")
-        _put(posixpath.join(folder, f"{name}.parquet"), file.getvalue())
+    with ops.writer(raw_events.TABLE, run, ops.WRITER_WAIT_SECONDS):
+        for day in found:
+            file = io.BytesIO()
+            pq.write_table(events.filter(pc.equal(days, day)), file, compression="zstd", coerce_timestamps="us")
+            for folder in raw_events.open_folders(day):
+                put(f"{folder}/{name}.parquet", file.getvalue())
     return found
-
-
-def _put(path: str, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    part = posixpath.join(posixpath.dirname(path), "_" + posixpath.basename(path))
-    storage().write(part, content, overwrite=True)
-    storage().delete(path)
-    storage().rename(part, path)
 
 
 def frame_of(df: DataFrame) -> pa.Table:

@@ -23,7 +23,7 @@ from etl.log import logger
 from etl.settings import ROOT, settings
 from etl.source import Horizon, Previous, Server, Snapshot
 from etl.sql_server import Session, StatementError
-from etl.storage import storage
+from etl.storage import names_in, storage
 from etl.tables import Table
 
 KINDS = ("full", "incremental", "repair", "deletes")
@@ -186,7 +186,7 @@ def published(hive: Session, tables: Sequence[Table]) -> dict[str, Published]:
     """
     kinds = ("full", "deletes")
     with ThreadPoolExecutor(4) as pool:
-        listings = {(table.name, kind): pool.submit(_folders, root(table.name, kind)) for table in tables for kind in kinds}
+        listings = {(table.name, kind): pool.submit(names_in, root(table.name, kind)) for table in tables for kind in kinds}
     folders = {place: tuple(listing.result()) for place, listing in listings.items()}
 
     def numbers(table: Table, kind: str) -> frozenset[int]:
@@ -200,7 +200,7 @@ def published(hive: Session, tables: Sequence[Table]) -> dict[str, Published]:
 
 def newest_folder(table: Table) -> int:
     """Return the highest number of a batch's folder, published or not; 0 where there is none."""
-    names = [name for kind in ("full", "deletes") for name in _folders(root(table.name, kind))]
+    names = [name for kind in ("full", "deletes") for name in names_in(root(table.name, kind))]
     return max((number for name in names if (number := _number(name)) is not None), default=0)
 
 
@@ -221,24 +221,12 @@ def _partitions(hive: Session, hive_table: str) -> frozenset[int]:
     return frozenset(int(str(row[0]).removeprefix("batch=")) for row in found)
 
 
-def _location(hive: Session, hive_table: str, number: int) -> str:
-    """Return the path of a partition's folder."""
-    for name, value, *_ in hive.run(f"DESCRIBE FORMATTED {hive_table} PARTITION (batch={number})"):
+def location(hive: Session, hive_table: str, partition: str) -> str:
+    """Return the path of a partition's folder; the partition is written as HiveQL writes it, such as `batch=7`."""
+    for name, value, *_ in hive.run(f"DESCRIBE FORMATTED {hive_table} PARTITION ({partition})"):
         if str(name).strip() == "Location" and value:
             return re.sub(r"^[a-z]+://[^/]*", "", str(value).strip())
-    raise WarehouseError(f"partition batch={number} of {hive_table} has no location; look at it with bash/query.sh")
-
-
-def _folders(path: str) -> list[str]:
-    """Return the names in an HDFS folder, none where it does not exist."""
-    from hdfs.util import HdfsError
-
-    try:
-        return list(storage().list(path))
-    except HdfsError as error:
-        if error.exception == "FileNotFoundException":
-            return []
-        raise
+    raise WarehouseError(f"partition {partition} of {hive_table} has no location; look at it with bash/query.sh")
 
 
 def _folder_of(hive: Session, table: str, kind: str, number: int, names: Iterable[str]) -> str:
@@ -246,7 +234,7 @@ def _folder_of(hive: Session, table: str, kind: str, number: int, names: Iterabl
     claimants = [name for name in names if _number(name) == number]
     if len(claimants) == 1:
         return f"{root(table, kind)}/{claimants[0]}"
-    return _location(hive, hive_name(table, kind), number)
+    return location(hive, hive_name(table, kind), f"batch={number}")
 
 
 def read(folder: str) -> Batch:
@@ -330,7 +318,7 @@ def remove_unpublished(hive: Session, state: Published, run_id: str) -> list[str
         names = state.folders[kind]
         if any(name.startswith("_trash-") for name in names):
             _restore(hive, state.table.name, kind, numbers, names)
-            names = tuple(_folders(path))
+            names = tuple(names_in(path))
         claims = {name: number for name in names if (number := _number(name)) is not None}
         if set(claims.values()) <= numbers and len(claims) <= len(numbers):
             continue
@@ -343,7 +331,7 @@ def remove_unpublished(hive: Session, state: Published, run_id: str) -> list[str
         for name in orphans:
             storage().rename(f"{path}/{name}", f"{trash}/{name}")
         if late := _partitions(hive, hive_name(state.table.name, kind)) - numbers:
-            _restore(hive, state.table.name, kind, late, _folders(path))
+            _restore(hive, state.table.name, kind, late, names_in(path))
             raise BusyError(f"another run published batch {max(late)} of {hive_name(state.table.name, kind)} at this moment; run again")
         storage().delete(trash, recursive=True)
         removed += orphans
@@ -356,9 +344,9 @@ def _restore(hive: Session, table: str, kind: str, numbers: Iterable[int], names
     """Put back published folders that a killed run had moved aside, and remove the rest of what it had."""
     path = root(table, kind)
     for trash in [name for name in names if name.startswith("_trash-")]:
-        for name in _folders(f"{path}/{trash}"):
+        for name in names_in(f"{path}/{trash}"):
             number = _number(name)
-            if number is not None and number in numbers and _location(hive, hive_name(table, kind), number) == f"{path}/{name}":
+            if number is not None and number in numbers and location(hive, hive_name(table, kind), f"batch={number}") == f"{path}/{name}":
                 storage().rename(f"{path}/{trash}/{name}", f"{path}/{name}")
         storage().delete(f"{path}/{trash}", recursive=True)
 

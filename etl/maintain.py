@@ -1,4 +1,5 @@
-"""Maintenance of the Iceberg tables: fold in small and delete files, expire old snapshots, remove orphans.
+"""Maintenance: fold in small and delete files of the Iceberg tables, expire old snapshots; fold the stream's files of raw.events;
+forget old notifications.
 
 Snapshots that a tag names stay: the newest that took a batch, core's mark, is tagged before anything expires. A table to
 which the stream writes has thousands of snapshots a day, each a line of the file that every commit writes anew: it keeps those of
@@ -11,11 +12,17 @@ import argparse
 import datetime as dt
 import math
 
-from etl import core, ops
+from etl import core, events, ops
+from etl.databases import opened
 from etl.log import logger, run_main
+from etl.settings import settings
 from etl.sql_server import Session, session
 
 DATABASES = ("core", "feature", "mart")
+NOTIFICATIONS = "ops.notifications"
+PRUNE = """
+DELETE FROM ops.notifications WHERE state IN ('sent', 'quiet') AND ended_at < clock_timestamp() - make_interval(secs => %s)
+"""
 STREAM_HOURS = 6.0
 """Age up to which all snapshots of a table stay to which the stream writes."""
 
@@ -53,10 +60,17 @@ def _tag(hive: Session, name: str) -> None:
         hive.run(f"ALTER TABLE core.{name} CREATE OR REPLACE TAG merged AS OF VERSION {mark.snapshot_id}")
 
 
+def prune_notifications(keep_days: float) -> int:
+    """Remove alerts that were sent, or kept quiet, so many days ago; dead letters stay for somebody to look at. Returns how many."""
+    with opened("etl", "warehouse") as connection, connection.cursor() as cursor:
+        cursor.execute(PRUNE, (keep_days * 86400,))
+        return cursor.rowcount
+
+
 def main() -> None:
     """Parse the command line and maintain every table."""
     parser = argparse.ArgumentParser(prog="bash/maintain.sh", description=__doc__)
-    parser.add_argument("tables", nargs="*", metavar="DATABASE.TABLE", help="Iceberg tables; all of them by default")
+    parser.add_argument("tables", nargs="*", metavar="DATABASE.TABLE", help="all by default")
     parser.add_argument("--keep-days", type=float, default=7.0, help="age up to which snapshots stay for time travel, days")
     arguments = parser.parse_args()
     with ops.run("maintain") as run, session() as hive:
@@ -64,6 +78,10 @@ def main() -> None:
             for name in sorted(core.existing(hive, database)):
                 if not arguments.tables or f"{database}.{name}" in arguments.tables:
                     maintain(hive, database, name, run, arguments.keep_days)
+        if events.TABLE in (arguments.tables or [events.TABLE]) and events.TABLE.split(".")[1] in core.existing(hive, "raw"):
+            events.maintain(hive, run)
+        if NOTIFICATIONS in (arguments.tables or [NOTIFICATIONS]):
+            logger.info("pruned", table=NOTIFICATIONS, rows=prune_notifications(settings().notifications_keep_days))
 
 
 if __name__ == "__main__":

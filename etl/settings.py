@@ -64,6 +64,10 @@ class Settings(BaseSettings):
     api_keys_file: Path | None = Field(None, description="hashed keys of the API's clients; empty: data_dir/secrets/api_keys.yaml")
     api_tls_certificate_file: Path | None = Field(None, description="certificate chain of the API, PEM; empty: plain HTTP")
     api_tls_key_file: Path | None = Field(None, description="private key of the API's certificate, PEM")
+    api_ca_file: Path | None = Field(
+        None,
+        description="certificates that the API's is signed by, PEM: bash/stream_csv.sh speaks TLS then; empty: as these settings' API",
+    )
     kafka_host: str = Field("127.0.0.1", description="Kafka broker")
     kafka_port: int = Field(9092, description="port of the Kafka broker")
     kafka_security: Literal["PLAINTEXT", "SASL_SSL"] = Field("PLAINTEXT", description="SASL_SSL: TLS, SCRAM-SHA-512 and rights by user")
@@ -97,6 +101,11 @@ class Settings(BaseSettings):
     as_of: str = Field("", description="'now' for features, training and scoring, ISO 8601; empty: newest transaction")
     git_commit: str = Field("", description="commit of this code, in an image; empty: asked of git")
     notify_file: Path = Field(ROOT / "api" / "notify.yaml", description="where alerts are sent: channels, templates, retries")
+    notifications_keep_days: float = Field(
+        60,
+        ge=38,
+        description="age up to which alerts that were sent stay known, days; Kafka may deliver one again for 37 (api/topics.yaml)",
+    )
     log_format: Literal["text", "json"] = Field("text", description="log lines for people (text) or machines (json)")
 
     spark_executors: int = Field(2, ge=1, description="executors of a job on YARN or Kubernetes")

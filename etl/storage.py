@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import posixpath
+from collections.abc import Iterable
 
 import hdfs
+from hdfs.util import HdfsError
 
 from etl.settings import settings
 
@@ -13,3 +16,22 @@ from etl.settings import settings
 def storage() -> hdfs.InsecureClient:
     """Return the WebHDFS client of the loads' user; paths are absolute, below `settings().warehouse_path`."""
     return hdfs.InsecureClient(settings().webhdfs_url, user=settings().hdfs_user, timeout=60)
+
+
+def names_in(folder: str) -> list[str]:
+    """Return the names in an HDFS folder, none where it does not exist."""
+    try:
+        return list(storage().list(folder))
+    except HdfsError as error:
+        if error.exception == "FileNotFoundException":
+            return []
+        raise
+
+
+def put(path: str, content: bytes | Iterable[bytes]) -> None:
+    """Write a file so that it is there whole or not at all; one that is there stays as it is."""
+    if storage().status(path, strict=False) is not None:
+        return
+    part = posixpath.join(posixpath.dirname(path), "_" + posixpath.basename(path))
+    storage().write(part, content, overwrite=True)
+    storage().rename(part, path)

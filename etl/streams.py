@@ -122,7 +122,7 @@ def key_splits(name: str, low: int | None, high: int | None, count: int) -> list
     return predicates
 
 
-class _Pipe(io.RawIOBase):
+class Pipe(io.RawIOBase):
     """What a Parquet writer has written since it was last drained."""
 
     def __init__(self) -> None:
@@ -131,18 +131,22 @@ class _Pipe(io.RawIOBase):
         self.size = 0
 
     def writable(self) -> bool:
+        """Tell that it can be written to."""
         return True
 
     def write(self, data: Any) -> int:
+        """Keep some bytes; returns how many."""
         chunk = bytes(data)
         self._chunks.append(chunk)
         self.size += len(chunk)
         return len(chunk)
 
     def tell(self) -> int:
+        """Return how much was written since the beginning."""
         return self.size
 
     def drain(self) -> bytes:
+        """Return what was written since the last call."""
         chunk, self._chunks = b"".join(self._chunks), []
         return chunk
 
@@ -168,9 +172,9 @@ def write(batches: Iterator[pa.RecordBatch], columns: Sequence[Column], key: Seq
     while pending is not None or not part.files:
         name = f"{prefix}-{len(part.files):03d}.parquet"
         before = part.rows
-        pipe = _Pipe()
+        pipe = Pipe()
 
-        def content(pipe: _Pipe = pipe) -> Iterator[bytes]:
+        def content(pipe: Pipe = pipe) -> Iterator[bytes]:
             nonlocal pending
             import pyarrow.parquet as pq
 

@@ -298,6 +298,8 @@ def spark_defaults(reader: Reader) -> dict[str, object]:
         "spark.sql.parquet.compression.codec": "zstd",
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
         "spark.sql.hive.metastorePartitionPruning": "true",
+        # The metastore on Postgres cannot compare days, those of raw.events (it binds them as text): Spark does it then.
+        "spark.sql.hive.metastorePartitionPruningFallbackOnException": "true",
         # Parquet tables of raw are read by Spark's reader, listed anew at each query.
         "spark.sql.hive.manageFilesourcePartitions": "true",
         "spark.sql.hive.filesourcePartitionFileCacheSize": 0,

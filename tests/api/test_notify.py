@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from api import notify
+from api import broker, notify, topics
 from api.channels import Configuration, Retry
 from api.notify import Arrival, deliver, deliver_next, parse, record, wait_seconds
+from etl import maintain
 from etl.databases import connect, opened
-from etl.settings import settings
+from etl.settings import Settings, settings
 from tests.api.alerts import alert, use
+from tests.kills import Step, killed_at
 from tests.postgres import rows
 from tests.receivers import Http, until
 
@@ -242,3 +245,59 @@ def test_dead_letters_are_listed_and_tried_again(
     deliver_all(here)
     assert keys(got) == ["alert-1", "alert-2"] * 2
     assert [row[2] for row in states()] == ["sent", "dead", "sent"]
+
+
+AGES = """
+INSERT INTO ops.notifications (idempotency_key, channel, customer_id, state, payload, recorded_at, ended_at)
+SELECT key, 'cases', customer_id, state, '{}', clock_timestamp() - days * interval '1 day',
+       CASE WHEN state <> 'pending' THEN clock_timestamp() - days * interval '1 day' END
+FROM (VALUES ('alert-1', 1, 'sent', 61), ('alert-2', 1, 'quiet', 61), ('alert-3', 2, 'dead', 61), ('alert-4', 2, 'pending', 61),
+             ('alert-5', 3, 'sent', 59), ('alert-6', 3, 'quiet', 59)) AS given (key, customer_id, state, days)
+"""
+
+
+def aged() -> list[str]:
+    return [str(row[0]) for row in rows("SELECT idempotency_key FROM ops.notifications ORDER BY 1", role="etl", dbname="warehouse")]
+
+
+def test_what_ended_long_ago_is_removed_and_dead_letters_and_what_waits_stay(warehouse: None) -> None:
+    rows(AGES, role="etl", dbname="warehouse")
+    assert maintain.prune_notifications(60) == 2
+    assert aged() == ["alert-3", "alert-4", "alert-5", "alert-6"]
+    assert maintain.prune_notifications(60) == 0
+
+
+def test_after_old_ones_are_removed_what_comes_again_is_not_sent_again_and_quiet_time_goes_on(warehouse: None, got: Http) -> None:
+    here = webhook(got.url, quiet_seconds=60)
+    arrive(alert(1, customer_id=7))
+    deliver_all(here)
+    rows(AGES.replace("'alert-1'", "'alert-0'"), role="etl", dbname="warehouse")
+    maintain.prune_notifications(60)
+    rows("DELETE FROM ops.notifications WHERE state = 'pending'", role="etl", dbname="warehouse")
+    arrive(alert(1, customer_id=7), alert(5, customer_id=3), alert(7, customer_id=7))
+    deliver_all(here)
+    assert keys(got) == ["alert-1"]
+    assert [row[2] for row in states() if row[0] == "alert-7"] == ["quiet"]
+
+
+def test_a_removal_killed_at_work_removes_nothing_and_the_next_one_everything(warehouse: None) -> None:
+    rows(AGES, role="etl", dbname="warehouse")
+    with opened("etl", "warehouse") as session, session.cursor() as cursor:
+        # It has removed one row and waits for the other.
+        cursor.execute("SELECT 1 FROM ops.notifications WHERE idempotency_key = 'alert-2' FOR UPDATE")
+        killed_at(Step("etl.maintain:prune_notifications", 1.0), "from etl import maintain; maintain.prune_notifications(60)")
+    assert aged() == [f"alert-{number}" for number in range(1, 7)]
+    assert maintain.prune_notifications(60) == 2
+    assert aged() == ["alert-3", "alert-4", "alert-5", "alert-6"]
+
+
+def test_alerts_are_known_for_longer_than_kafka_may_deliver_them_and_than_anybody_is_kept_quiet() -> None:
+    (retention,) = [topic.retention_hours for topic in topics.declared() if topic.name == broker.ALERTS]
+    # A segment goes as a whole, when its newest message is too old; it takes messages for a week.
+    deliverable = retention / 24 + 7
+    field = Settings.model_fields["notifications_keep_days"]
+    with pytest.raises(ValidationError, match="greater than or equal to 38"):
+        Settings(notifications_keep_days=37.9)
+    assert field.default >= 38 > deliverable
+    with pytest.raises(ValidationError, match="less than or equal to 2592000"):
+        webhook("http://127.0.0.1/", quiet_seconds=30 * 86400 + 1)

@@ -94,6 +94,21 @@ def test_the_readers_server_gets_no_secret_and_its_metastore_only_its_own():
     assert {name for name, volumes in mounted.items() if "secrets-readers" in volumes} == {"secrets", "readers-metastore"}
 
 
+def test_the_api_reads_the_keys_that_the_verbs_write_and_nobody_else_sees_them():
+    mounts = {name: [volume.split(":") for volume in service.get("volumes", [])] for name, service in services.items()}
+    keys = {name: [mount for mount in found if mount[0] == "api-keys"] for name, found in mounts.items()}
+    # A folder, not the file: the verb replaces the file, and who mounts the old one would never see the new one.
+    assert {name: found for name, found in keys.items() if found} == {
+        "warehouse": [["api-keys", "/run/secrets/api"]],
+        "api": [["api-keys", "/run/secrets/api", "ro"]],
+    }
+    for name in ("warehouse", "api"):
+        assert services[name]["environment"]["WAREHOUSE_API_KEYS_FILE"] == "/run/secrets/api/api_keys.yaml"
+    # An empty volume takes owner and permission from the image's folder; without one it would be root's.
+    (made,) = re.findall(r"install -d -o warehouse -g warehouse (.*)", (DOCKER / "Dockerfile").read_text())
+    assert "/run/secrets/api" in made.split()
+
+
 @pytest.mark.parametrize("path", [COMPOSE, *DOCKERFILES], ids=lambda path: str(path.relative_to(DOCKER)))
 def test_every_setting_that_is_set_exists(path: Path):
     known = {field.upper() for field in Settings.model_fields} | {"VENV"}

@@ -126,7 +126,7 @@ def test_every_writer_is_locked_and_personal_columns_by_the_lock_of_their_table(
     names = backup.lock_names(["raw.customers", "core.customers_personal", "core.probe", "mart.fraud_daily"])
     assert names[:4] == ["raw.customers", "raw.terminals", "raw.transactions", "raw.fraud_reports"]
     assert "core.customers_personal" not in names
-    assert {"core.customers", "core.probe", "feature.transactions", "mart.predictions", "mart.fraud_daily"} <= set(names)
+    assert {"raw.events", "core.customers", "core.probe", "feature.transactions", "mart.predictions", "mart.fraud_daily"} <= set(names)
     assert len(names) == len(set(names))
 
 

@@ -72,7 +72,7 @@ def test_one_statement_reads_several_batches() -> None:
 
 def test_the_newest_folder_is_a_batch_s_not_one_that_was_moved_aside(monkeypatch: pytest.MonkeyPatch) -> None:
     names = {"transactions": ["_trash-99-run", "3-run"], "transactions_deleted": ["12-run"]}
-    monkeypatch.setattr(batches, "_folders", lambda path: names[path.rsplit("/", 1)[-1]])
+    monkeypatch.setattr(batches, "names_in", lambda path: names[path.rsplit("/", 1)[-1]])
     assert newest_folder(declared_tables()["transactions"]) == 12
     names = {name: ["_trash-99-run"] for name in names}
     assert newest_folder(declared_tables()["transactions"]) == 0

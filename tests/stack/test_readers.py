@@ -66,6 +66,19 @@ def tables() -> Iterator[None]:
         loads.run("DROP TABLE ops.fence_raw")
 
 
+def test_a_day_of_the_streams_events_can_be_asked_for() -> None:
+    location = f"{settings().hdfs_uri}{settings().warehouse_path}/ops/fence_events"
+    with sql_server.session() as loads, sql_server.session("readers") as readers:
+        loads.run(
+            f"CREATE EXTERNAL TABLE ops.fence_events (a int) PARTITIONED BY (received_on date) STORED AS PARQUET LOCATION '{location}'"
+        )
+        for day in (1, 2):
+            loads.run(f"INSERT OVERWRITE ops.fence_events PARTITION (received_on = DATE '2026-01-0{day}') VALUES ({day})")
+        for asked in ("= DATE '2026-01-02'", "> '2026-01-01'"):
+            assert readers.run(f"SELECT a FROM ops.fence_events WHERE received_on {asked}") == [(2,)]
+        loads.run("DROP TABLE ops.fence_events")
+
+
 @pytest.fixture(scope="module", params=("reader", "etl"))
 def user(request: pytest.FixtureRequest) -> str:
     """The name that somebody claims to have."""

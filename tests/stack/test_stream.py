@@ -19,7 +19,7 @@ from confluent_kafka import Producer
 from pyspark.sql import SparkSession
 
 from api import broker, lag, rejects
-from etl import maintain, ops
+from etl import events, maintain, ops
 from etl.settings import ROOT, settings
 from etl.sql_server import Session
 from etl.stack import control
@@ -294,6 +294,7 @@ def test_maintenance_works_beside_the_job_and_leaves_few_snapshots(
     lane: None, hive: Session, run: ops.Run, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(maintain, "STREAM_HOURS", 0)
+    monkeypatch.setattr(events, "TODAY_FILES", 2)
     arriving = to_come()
     tables = [("core", "transactions"), ("mart", "predictions"), ("mart", "alerts")]
     with job():
@@ -305,6 +306,8 @@ def test_maintenance_works_beside_the_job_and_leaves_few_snapshots(
         for database, name in tables:
             maintain.maintain(hive, database, name, run, 7)
             assert column(hive, f"SELECT count(*) FROM {database}.{name}.snapshots")[0] <= 4 < many[database, name]
+        events.maintain(hive, run)
+        assert column(hive, "SELECT count(*) FROM raw.events") == [300]
         of_day = f"SELECT count(*) FROM mart.predictions VERSION AS OF 'day_{dt.datetime.now(dt.UTC):%Y_%m_%d}'"
         assert column(hive, of_day) == [300]
         send(arriving[300:])
@@ -312,6 +315,34 @@ def test_maintenance_works_beside_the_job_and_leaves_few_snapshots(
         wait(is_written)
     assert column(hive, "SELECT transaction_id FROM core.transactions WHERE lane = 'stream' ORDER BY 1") == ids(arriving)
     assert column(hive, "SELECT transaction_id FROM mart.predictions ORDER BY 1") == ids(arriving)
+    assert column(hive, "SELECT count(*) FROM raw.events") == [len(arriving)]
+    # Folded, the newest then, and what came since.
+    assert len(column(hive, "SELECT DISTINCT input_file_name() FROM raw.events")) <= 4
+
+
+@pytest.mark.slow
+def test_a_micro_batch_that_was_killed_and_whose_day_is_folded_meanwhile_is_there_once(
+    lane: None, hive: Session, run: ops.Run, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(events, "TODAY_FILES", 1)
+    arriving = to_come()
+    with job():
+        for number in (0, 50, 100):
+            send(arriving[number : number + 50])
+            wait(lambda there=number + 50: len(told(broker.PREDICTIONS)) == there)
+            wait(is_written)
+    send(arriving[150:])
+    killed_at(STEPS["events are written"], JOB)
+    written = column(hive, "SELECT count(*) FROM raw.events")[0]
+    assert written > 150
+    events.maintain(hive, run)
+    assert column(hive, "SELECT count(*) FROM raw.events") == [written]
+    assert len(column(hive, "SELECT DISTINCT input_file_name() FROM raw.events")) == 2
+    with job():
+        wait(lambda: len(told(broker.PREDICTIONS)) == len(arriving))
+        wait(is_written)
+    assert hive.run("SELECT count(*), count(DISTINCT topic_partition, topic_offset) FROM raw.events") == [(len(arriving),) * 2]
+    assert column(hive, "SELECT transaction_id FROM core.transactions WHERE lane = 'stream' ORDER BY 1") == ids(arriving)
 
 
 STEPS = {

@@ -16,6 +16,7 @@ import pytest
 from api import broker
 from etl.settings import ROOT
 from etl.stack import control, supervision
+from tests.api.server import running
 from tests.brokers import messages
 from tests.postgres import rows
 
@@ -60,6 +61,34 @@ def test_a_file_is_sent_twice_under_the_same_ids_and_its_bad_lines_are_recorded_
         (5, "device", "3,1,7,2018-04-01 00:00:31,57.16,EUR,chip,**** **** **** ****"),
         (6, "amount", "4,1,7,2018-04-01 00:00:31,-1,EUR,chip,"),
     ]
+
+
+def test_an_api_that_speaks_tls_is_sent_to_by_its_authority_and_by_no_other(kafka: None, tmp_path: Path):
+    for name in ("ours", "theirs"):
+        subprocess.run([ROOT / "bash" / "certificates.sh", tmp_path / name], check=True, capture_output=True)
+    path = tmp_path / "stream.csv"
+    path.write_text(LINES.replace("\n0,", f"\n{time.time_ns()},"))
+    before = set(stored())
+
+    def sent(authority: str) -> subprocess.CompletedProcess[str]:
+        ours = {"WAREHOUSE_API_KEY_FILE": str(tmp_path / "api.key"), "WAREHOUSE_API_CA_FILE": str(tmp_path / authority)}
+        # The API's own certificate is not known to whoever sends.
+        environment = {name: value for name, value in api.environment.items() if "_TLS_" not in name}
+        return subprocess.run([VERB, path], env={**environment, **ours}, capture_output=True, text=True, check=False)
+
+    with running(tmp_path, is_tls=True, WAREHOUSE_API_TLS_CERTIFICATE_FILE=str(tmp_path / "ours" / "broker.pem")) as api:
+        (tmp_path / "api.key").write_text(api.key)
+        refused = sent("theirs/ca.pem")
+        assert (refused.returncode, set(stored()) - before) == (3, set())
+        assert "the certificate of the API is not trusted (" in refused.stderr
+        missing = sent("nowhere.pem")
+        assert missing.returncode == 3
+        assert "nowhere.pem holds no certificates" in missing.stderr
+        told = sent("ours/ca.pem")
+    assert told.returncode == 0, told.stderr
+    assert "acknowledged=4 rejected=2" in told.stderr
+    new = [row for row in stored() if row not in before]
+    assert sorted((customer, amount) for _, customer, amount in new) == [(0, "57.16"), (1, "57.16"), (1, "57.16"), (2, "1.00")]
 
 
 @pytest.mark.slow
