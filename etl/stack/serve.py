@@ -55,10 +55,11 @@ def prepare(names: list[str]) -> None:
     for name in names:
         if name == "secrets":
             postgres.ensure_secrets()
-            # Postgres's own image and the readers' metastore get theirs and no other.
+            # Postgres's own image, the readers' metastore and the API get theirs and no other.
             folder = settings().passfile.parent
             write(folder / "postgres.password", postgres.password("postgres"), private=True)
-            write(folder / "readers" / "pgpass", f"*:*:*:metastore_reader:{postgres.password('metastore_reader')}\n", private=True)
+            for place, role in (("readers", "metastore_reader"), ("api", "api")):
+                write(folder / place / "pgpass", f"*:*:*:{role}:{postgres.password(role)}\n", private=True)
         else:
             preparation.after(name)
         logger.info("prepared", server=name)

@@ -56,6 +56,7 @@ def test_a_service_has_a_read_only_root_no_capability_and_limits(name: str):
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["mem_limit"]
+    assert service["pids_limit"]
     assert service["networks"] == ["warehouse"]
 
 
@@ -86,11 +87,21 @@ def test_an_image_is_pinned_and_ours_are_built_here(name: str):
         assert re.search(r":v?\d+\.\d+", image)
 
 
+def test_a_volume_that_ours_write_is_mounted_on_a_folder_of_their_user():
+    """Docker gives a new volume the owner of the folder that it covers, root where there is none."""
+    (made,) = re.findall(r"install -d -o warehouse -g warehouse ((?:.|\\\n)+?)\nENV", (DOCKER / "Dockerfile").read_text())
+    for name, service in services.items():
+        if service["image"].startswith("card-fraud/") and name != "jenkins":
+            volumes = [volume.split(":") for volume in service.get("volumes", [])]
+            assert {place for _, place, *options in volumes if "ro" not in options} <= set(made.replace("\\", "").split()), name
+
+
 def test_the_readers_server_gets_no_secret_and_its_metastore_only_its_own():
     mounted = {name: {volume.split(":")[0] for volume in service.get("volumes", [])} for name, service in services.items()}
     assert {name for name, volumes in mounted.items() if "secrets" in volumes} == {
-        "secrets", "postgres", "prepare-stores", "metastore", "prepare-hive", "warehouse", "jenkins", "api", "stream", "notify",
+        "secrets", "postgres", "prepare-stores", "metastore", "prepare-hive", "warehouse", "jenkins", "stream", "notify",
     }  # fmt: skip
+    assert {name for name, volumes in mounted.items() if "secrets-api" in volumes} == {"secrets", "api"}
     assert {name for name, volumes in mounted.items() if "secrets-readers" in volumes} == {"secrets", "readers-metastore"}
 
 
@@ -104,9 +115,6 @@ def test_the_api_reads_the_keys_that_the_verbs_write_and_nobody_else_sees_them()
     }
     for name in ("warehouse", "api"):
         assert services[name]["environment"]["WAREHOUSE_API_KEYS_FILE"] == "/run/secrets/api/api_keys.yaml"
-    # An empty volume takes owner and permission from the image's folder; without one it would be root's.
-    (made,) = re.findall(r"install -d -o warehouse -g warehouse (.*)", (DOCKER / "Dockerfile").read_text())
-    assert "/run/secrets/api" in made.split()
 
 
 @pytest.mark.parametrize("path", [COMPOSE, *DOCKERFILES], ids=lambda path: str(path.relative_to(DOCKER)))
