@@ -289,6 +289,7 @@ def test_both_reasons_are_told_where_what_ran_before_does_not_work_either(
 ) -> None:
     # The last: the broker stays away.
     broker.end(signal.SIGTERM)
+    assert wait_for(lambda: not cluster.get("deployment", "api")["status"].get("availableReplicas"), 60)
     hasty = Cluster(NAMESPACE, timeout=60)
     with pytest.raises(
         DeployError, match=r"deployment api is not rolled out.*is applied again, but does not work now either: .*not rolled out"
