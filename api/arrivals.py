@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from api.transaction import ONE, Transaction, is_too_far_ahead
+from api.transaction import ONE, Transaction, field_name, is_too_far_ahead
 from etl.card_numbers import mask_card_numbers
 
 MAX_PAYLOAD = 10_000
@@ -49,8 +49,7 @@ def parsed(value: bytes | None, place: Place) -> Transaction | Rejected:
         found = ONE.validate_json(value or b"")
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        column = mask_card_numbers(".".join(map(str, first["loc"]))) or None
-        return rejected(first["msg"], column)
+        return rejected(first["msg"], field_name(first["loc"]) or None)
     if found.transacted_at is None:
         return found.model_copy(update={"transacted_at": place.received_at})
     if is_too_far_ahead(found, place.received_at):
