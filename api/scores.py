@@ -117,10 +117,10 @@ class Scores:
 
     def _scored(self, valid: list[tuple[Transaction, Place]], told: Told) -> list[Message]:
         columns = columns_of(identity(one) for one, _ in valid)
+        # Later ones read what comes too late for features of its own, and it must be known when it is sent again.
         within = self.history.reaches(columns["transacted_at"])
-        columns = {name: values[within] for name, values in columns.items()}
-        found = self.history.features(columns)
-        self.uncommitted.update((row[0], row) for row in zip(*(columns[name].tolist() for name in GIVEN[:-1]), strict=True))
+        found = {name: values[within] for name, values in self.history.features(columns).items()}
+        self.uncommitted.update((one.transaction_id, identity(one)) for one, _ in valid)
         if self.champion is None:
             told.unscored = len(valid)
             return []

@@ -293,6 +293,30 @@ def test_a_late_arrival_is_scored_and_the_features_that_it_touches_are_computed_
 
 
 @pytest.mark.slow
+def test_an_arrival_older_than_the_history_is_in_core_once_without_a_prediction_and_counts_for_those_after_it(
+    lane: None, spark: SparkSession, hive: Session, run: ops.Run, champion: Version
+):
+    table = core_rows()
+    # Core reaches further back than the history does.
+    oldest = {**table.slice(0, 1).to_pylist()[0], "transaction_id": 10**9 + 1, "transacted_at": dt.datetime(2018, 1, 1, tzinfo=dt.UTC)}
+    put(spark, "+core.transactions", pa.Table.from_pylist([oldest], table.schema))
+    arriving = to_come()
+    late = {**arriving[0], "transaction_id": 10**9, "transacted_at": "2018-07-06T12:00:00Z"}
+    with job():
+        send([late])
+        wait(lambda: ids(told(broker.VALIDATED)) == [10**9])
+        send([late, {**late, "amount": "9.00"}, *arriving])
+        wait(lambda: len(told(broker.PREDICTIONS)) == len(arriving))
+        wait(is_written)
+    assert ids(told(broker.VALIDATED)) == [*ids(arriving), 10**9]
+    assert column(hive, "SELECT transaction_id FROM core.transactions WHERE lane = 'stream' ORDER BY 1") == [*ids(arriving), 10**9]
+    assert column(hive, "SELECT transaction_id FROM mart.predictions ORDER BY 1") == ids(arriving)
+    reasons = rows("SELECT reason FROM ops.rejects", role="etl", dbname="warehouse")
+    assert reasons == [("is the key of another transaction that came before",)]
+    scored_as_by_the_batch_lane(spark, run, champion)
+
+
+@pytest.mark.slow
 def test_maintenance_works_beside_the_job_and_leaves_few_snapshots(
     lane: None, hive: Session, run: ops.Run, monkeypatch: pytest.MonkeyPatch
 ):
