@@ -40,7 +40,7 @@ def payload_of(value: bytes | None) -> str:
 
 
 def parsed(value: bytes | None, place: Place) -> Transaction | Rejected:
-    """Read one message; the time of a transaction that has none is that of its arrival."""
+    """Read one message; a transaction may have no time yet."""
 
     def rejected(reason: str, column: str | None = None) -> Rejected:
         return Rejected(place, mask_card_numbers(reason), column, payload_of(value))
@@ -50,8 +50,6 @@ def parsed(value: bytes | None, place: Place) -> Transaction | Rejected:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         return rejected(first["msg"], field_name(first["loc"]) or None)
-    if found.transacted_at is None:
-        return found.model_copy(update={"transacted_at": place.received_at})
     if is_too_far_ahead(found, place.received_at):
         return rejected("lies more than a day after its arrival", "transacted_at")
     return found

@@ -106,9 +106,16 @@ class Scores:
         for one, place, value in read:
             if isinstance(one, Rejected):
                 rejected.append(one)
-            elif (before := known.setdefault(one.transaction_id, own := identity(one))) is own:
+                continue
+            is_timed = one.transacted_at is not None
+            if not is_timed:
+                one = one.model_copy(update={"transacted_at": place.received_at})
+            own = identity(one)
+            before = known.setdefault(one.transaction_id, own)
+            if before is own:
                 valid.append((one, place))
-            elif before == own:
+            # Without a time of its own it has that of its first arrival, whenever it is sent again.
+            elif before == (own if is_timed else (*own[:3], before[3], own[4])):
                 told.duplicates += 1
             else:
                 reason = "is the key of another transaction that came before"
