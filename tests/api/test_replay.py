@@ -63,7 +63,18 @@ def test_a_line_without_an_id_gets_the_same_one_in_a_second_run_and_in_a_file_th
     grown = keys(of(tmp_path, lines + "2,,1,7,,1,EUR,chip,\n"))
     assert grown[:2] == first
     assert len(set(grown)) == 3
-    assert set(first).isdisjoint(keys(of(tmp_path, HEADER + "0,,2,7,,1,EUR,chip,\n1,,1,7,,1,EUR,chip,\n")))
+    other_header = HEADER.replace("transaction_id,customer_id", "customer_id,transaction_id")
+    assert set(first).isdisjoint(keys(of(tmp_path, other_header + "0,1,,7,,1,EUR,chip,\n1,1,,7,,1,EUR,chip,\n")))
+
+
+def test_a_mended_line_and_one_that_is_gone_leave_the_ids_of_the_others_as_they_were(tmp_path: Path):
+    good, other, wrong = ",,1,7,,1,EUR,chip,\n", ",,1,7,,2,EUR,chip,\n", ",,1,7,,1.005,EUR,chip,\n"
+    before = keys(of(tmp_path, HEADER + good + wrong + other + good))
+    assert len(set(before)) == 3
+    mended = keys(of(tmp_path, HEADER + good + wrong.replace("1.005", "1.05") + other + good))
+    assert [mended[0], *mended[2:]] == before
+    assert mended[1] not in before
+    assert keys(of(tmp_path, HEADER + good + other + good)) == before
 
 
 def test_a_made_id_is_above_those_of_a_booking_system_and_never_like_a_card_number():
