@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from api.transaction import ONE, Transaction, field_name, is_too_far_ahead
-from etl.card_numbers import mask_card_numbers
+from etl.card_numbers import mask_card_numbers, mask_card_numbers_in_json
 
 MAX_PAYLOAD = 10_000
 """Characters of a rejected message that are kept with the reason; the whole message is in raw.events."""
@@ -36,7 +36,7 @@ class Rejected:
 def payload_of(value: bytes | None) -> str:
     """Return the beginning of a message as text without card numbers; what is no UTF-8, and what Postgres cannot hold, becomes a mark."""
     text = (value or b"").decode("utf-8", errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
-    return mask_card_numbers(text)[:MAX_PAYLOAD]
+    return mask_card_numbers_in_json(text)[:MAX_PAYLOAD]
 
 
 def parsed(value: bytes | None, place: Place) -> Transaction | Rejected:

@@ -19,6 +19,7 @@ from confluent_kafka import KafkaError, Message, Producer
 from api import arrivals, broker
 from api.arrivals import Place, Rejected
 from etl import ops
+from etl.card_numbers import holds_masked
 from etl.databases import opened
 from etl.errors import RefusedError, UnavailableError, WarehouseError
 from etl.log import run_main
@@ -63,6 +64,8 @@ def mended(reject: Reject, changes: dict[str, Any]) -> bytes | str:
         if not isinstance(fields, dict):
             return "is no JSON object: give the whole message with --file"
         text = json.dumps({name: value for name, value in {**fields, **changes}.items() if value is not None})
+    if holds_masked(text):
+        return "holds a card number that was masked: change that field"
     found = arrivals.parsed(text.encode(), Place(0, 0, dt.datetime.now(dt.UTC)))
     if isinstance(found, Rejected):
         return f"{found.column}: {found.reason}" if found.column else found.reason

@@ -22,7 +22,7 @@ from pyspark.sql import DataFrame, SparkSession
 from api import broker, meters
 from api.keyed import KeyedTable
 from etl import core, ops
-from etl.card_numbers import mask_card_numbers
+from etl.card_numbers import mask_card_numbers_in_json
 from etl.settings import settings
 from etl.sql_server import Session
 from etl.storage import storage
@@ -204,20 +204,16 @@ def _write_events(messages: pa.Table, name: str) -> list[str]:
     """
     if not messages.num_rows:
         return []
-    values, is_masked = [], []
-    for value in messages["value"].to_pylist():
-        text = (value or b"").decode("utf-8", errors="replace")
-        masked = mask_card_numbers(text)
-        is_masked.append(masked != text)
-        values.append(masked.encode() if masked != text else value)
+    came = list(zip(messages["key"].to_pylist(), messages["value"].to_pylist(), strict=True))
+    kept = [(_masked(key), _masked(value)) for key, value in came]
     events = pa.table(
         {
             "topic_partition": messages["partition"],
             "topic_offset": messages["offset"],
             "received_at": messages["timestamp"].cast(UTC),
-            "message_key": messages["key"],
-            "message": pa.array(values, pa.binary()),
-            "is_masked": pa.array(is_masked),
+            "message_key": pa.array([key for key, _ in kept], pa.binary()),
+            "message": pa.array([value for _, value in kept], pa.binary()),
+            "is_masked": pa.array([one != other for one, other in zip(came, kept, strict=True)]),
         }
     )
     days = pc.strftime(events["received_at"], "%Y-%m-%d")
@@ -231,6 +227,13 @@ def _write_events(messages: pa.Table, name: str) -> list[str]:
 
 
 def _put(path: str, content: bytes) -> None:
+def _masked(came: bytes | None) -> bytes | None:
+    """Return bytes as they came in unless they hold a card number."""
+    text = (came or b"").decode("utf-8", errors="replace")
+    masked = mask_card_numbers_in_json(text)
+    return came if masked == text else masked.encode()
+
+
     """Write a file so that it is there whole or not at all."""
     part = posixpath.join(posixpath.dirname(path), "_" + posixpath.basename(path))
     storage().write(part, content, overwrite=True)

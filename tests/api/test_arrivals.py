@@ -46,3 +46,16 @@ def test_what_is_told_of_a_rejected_message_stays_below_what_a_topic_takes(messa
     found = arrivals.parsed(message, AT)
     assert isinstance(found, Rejected)
     assert len(scores._rejected(found)) < 128_000
+
+
+def test_a_transaction_without_a_time_stays_without_one():
+    found = parsed()
+    assert isinstance(found, Transaction)
+    assert found.transacted_at is None
+
+
+def test_a_card_number_behind_escapes_is_masked_in_what_is_told_of_a_message():
+    hidden = "".join(f"\\u{ord(one):04x}" for one in "4111111111111111")
+    found = arrivals.parsed(f'{{"device": "{hidden}", "note": "\\u00e9"}}'.encode(), AT)
+    assert isinstance(found, Rejected)
+    assert found.payload == '{"device": "****************", "note": "\\u00e9"}'
