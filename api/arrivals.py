@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from api import broker
 from api.transaction import ONE, Transaction, field_name, is_too_far_ahead
 from etl.card_numbers import mask_card_numbers, mask_card_numbers_in_json
 
@@ -45,6 +46,8 @@ def parsed(value: bytes | None, place: Place) -> Transaction | Rejected:
     def rejected(reason: str, column: str | None = None) -> Rejected:
         return Rejected(place, mask_card_numbers(reason), column, payload_of(value))
 
+    if value and len(value) > broker.LARGEST_MESSAGE:
+        return rejected("is longer than a message may be")
     try:
         found = ONE.validate_json(value or b"")
     except ValidationError as error:

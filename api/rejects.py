@@ -91,7 +91,7 @@ def send(messages: Iterable[tuple[int, bytes]]) -> None:
 
     producer = Producer({**broker.producer(), "delivery.timeout.ms": TIMEOUT_SECONDS * 1000})
     for number, value in messages:
-        producer.produce(broker.TRANSACTIONS, value, str(json.loads(value)["customer_id"]), on_delivery=delivered(number))
+        broker.produce(producer, broker.TRANSACTIONS, value, str(json.loads(value)["customer_id"]), on_delivery=delivered(number))
     producer.flush()
     with opened("etl", "warehouse") as session, session.cursor() as cursor:
         cursor.execute("UPDATE ops.rejects SET replayed_at = clock_timestamp() WHERE reject_id = ANY(%s)", (taken,))

@@ -150,12 +150,7 @@ class Scores:
         producer = self._producer
         producer.begin_transaction()
         for topic, key, value in messages:
-            while True:
-                try:
-                    producer.produce(topic, value, None if key is None else str(key))
-                    break
-                except BufferError:
-                    producer.poll(1)
+            broker.produce(producer, topic, value, None if key is None else str(key))
         positions = [TopicPartition(broker.TRANSACTIONS, partition, offset) for partition, offset in offsets.items()]
         producer.send_offsets_to_transaction(positions, self._consumer.consumer_group_metadata(), TIMEOUT_SECONDS)
         producer.commit_transaction(TIMEOUT_SECONDS)

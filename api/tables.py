@@ -18,6 +18,7 @@ import pyarrow.json
 import pyarrow.parquet as pq
 from confluent_kafka import Consumer, TopicPartition
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812
 
 from api import broker, meters
 from api.keyed import KeyedTable
@@ -226,7 +227,6 @@ def _write_events(messages: pa.Table, name: str) -> list[str]:
     return found
 
 
-def _put(path: str, content: bytes) -> None:
 def _masked(came: bytes | None) -> bytes | None:
     """Return bytes as they came in unless they hold a card number."""
     text = (came or b"").decode("utf-8", errors="replace")
@@ -234,6 +234,7 @@ def _masked(came: bytes | None) -> bytes | None:
     return came if masked == text else masked.encode()
 
 
+def _put(path: str, content: bytes) -> None:
     """Write a file so that it is there whole or not at all."""
     part = posixpath.join(posixpath.dirname(path), "_" + posixpath.basename(path))
     storage().write(part, content, overwrite=True)
@@ -242,5 +243,6 @@ def _masked(came: bytes | None) -> bytes | None:
 
 
 def frame_of(df: DataFrame) -> pa.Table:
-    """Return a micro-batch of Kafka's source as columns."""
-    return df.select("topic", "partition", "offset", "timestamp", "key", "value").toArrow()
+    """Return a micro-batch of Kafka's source as columns; of a value that is too long, as compressed ones may be, the beginning."""
+    value = F.substring("value", 1, broker.LARGEST_MESSAGE + 1).alias("value")
+    return df.select("topic", "partition", "offset", "timestamp", "key", value).toArrow()

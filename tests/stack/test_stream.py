@@ -68,7 +68,7 @@ def to_come() -> list[dict[str, object]]:
 
 
 def send(messages: list[object]) -> None:
-    """Put messages on the topic: objects as JSON, bytes as they are."""
+    """Put messages on the topic: objects as JSON, bytes as they are. Compressed, a megabyte of one letter passes the broker."""
     producer = Producer({**broker.producer(), "message.max.bytes": 2_000_000})
     for message in messages:
         if isinstance(message, bytes):
@@ -182,8 +182,11 @@ def test_arrivals_end_in_every_table_once_with_the_features_and_scores_of_the_ba
         b'{"transaction_id": "5"}',
         b"\xff\xfe\x00",
         b"",
+        b"x" * 100_000,
         b"x" * 1_000_000,
         {**arriving[0], "transaction_id": 10**9, "device": "4111 1111 1111 1111"},
+        {**arriving[0], "customer_id": 4111111111111111},
+        b'{"device": "' + b"".join(b"\\u%04x" % one for one in b"4111111111111111") + b'"}',
         {**arriving[0], "transaction_id": 10**9 + 1, "note": "?"},
         {**arriving[0], "transaction_id": 10**9 + 3, "note\0": "?"},
         {**arriving[0], "transaction_id": 10**9 + 4, "n" * 3_000: "?"},
@@ -217,9 +220,12 @@ def test_arrivals_end_in_every_table_once_with_the_features_and_scores_of_the_ba
     assert ("device", "may be a card number, which must not be sent") in reasons
     assert {("note", "Extra inputs are not permitted"), ("(unknown)", "Extra inputs are not permitted")} <= reasons
     assert ("transacted_at", "lies more than a day after its arrival") in reasons
-    assert not any("4111" in str(payload) for _, _, payload in rejected)
-    assert column(hive, "SELECT count(*) FROM raw.events WHERE CAST(message AS string) LIKE '%4111%'") == [0]
-    assert column(hive, "SELECT count(*) FROM raw.events WHERE is_masked") == [1]
+    assert ("None", "is longer than a message may be") in reasons
+    assert not any("4111" in str(payload) or "u0034" in str(payload) for _, _, payload in rejected)
+    shown = "concat(CAST(message AS string), coalesce(CAST(message_key AS string), ''))"
+    assert column(hive, f"SELECT count(*) FROM raw.events WHERE {shown} LIKE '%4111%' OR {shown} LIKE '%u0034%'") == [0]
+    assert column(hive, "SELECT count(*) FROM raw.events WHERE is_masked") == [3]
+    assert column(hive, "SELECT CAST(message_key AS string) FROM raw.events WHERE is_masked AND message_key LIKE '*%'") == ["*" * 16]
 
     scored_as_by_the_batch_lane(spark, run, champion)
 
