@@ -114,8 +114,13 @@ def show(found: Sequence[Reject], is_json: bool) -> None:
         print("no rejected message waits", file=sys.stderr)
 
 
-def replay(rejects: Sequence[Reject], changes: dict[str, Any]) -> int:
+def replay(rejects: Sequence[Reject], changes: dict[str, Any], only_valid: bool = False) -> int:
     """Mend rejects and send them; returns how many were sent.
+
+    Parameters
+    ----------
+    only_valid
+        Those that are still no transactions stay, which is no failure.
 
     Raises
     ------
@@ -127,6 +132,8 @@ def replay(rejects: Sequence[Reject], changes: dict[str, Any]) -> int:
     bad = [(one.reject_id, why) for one, why in found if isinstance(why, str)]
     if good:
         send(good)
+    if only_valid:
+        return len(good)
     for number, why in bad:
         print(f"{number:>8}  {why}", file=sys.stderr)
     if bad:
@@ -181,13 +188,15 @@ def main() -> None:
         help="change a field in each; empty: remove it",
     )
     again.add_argument("--file", type=argparse.FileType(), help="messages as list --json writes them, mended; - for standard input")
+    again.add_argument("--only-valid", action="store_true", help="those that are transactions by now; the others stay, without a failure")
     arguments = parser.parse_args()
     if arguments.verb == "list":
         show(waiting(limit=arguments.limit), arguments.json)
         return
     with ops.run("rejects"):
         chosen = _from_file(arguments.file) if arguments.file else waiting(arguments.ids)
-        print(f"{replay(chosen, dict(arguments.changes)):,} messages sent again")
+        sent = replay(chosen, dict(arguments.changes), arguments.only_valid)
+        print(f"{sent:,} messages sent again, {len(chosen) - sent:,} stay rejected")
 
 
 if __name__ == "__main__":

@@ -241,6 +241,8 @@ def test_what_was_rejected_is_mended_and_sent_again_and_then_waits_no_more(lane:
         assert (ran.returncode, len(rejects.waiting())) == (1, 1)
         assert "1 of 2 messages are still no transactions" in ran.stderr
         assert rejects.waiting()[0].reject_id == by_reason[None]
+        ran = subprocess.run([ROOT / "bash" / "rejects.sh", "replay", "--only-valid"], capture_output=True, text=True, check=False)
+        assert (ran.returncode, ran.stdout) == (0, "0 messages sent again, 1 stay rejected\n")
         wait(lambda: len(told(broker.PREDICTIONS)) == 1)
         wait(is_written)
     assert column(hive, "SELECT channel FROM core.transactions WHERE lane = 'stream'") == ["chip"]
