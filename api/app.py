@@ -60,6 +60,12 @@ def answer(content: dict[str, Any], status: int = 200) -> Response:
     return Response(json.dumps(content, separators=(",", ":")), status, media_type="application/json")
 
 
+def now() -> dt.datetime:
+    """Return the time in milliseconds, as messages have it: what is told is what counts."""
+    at = dt.datetime.now(dt.UTC)
+    return at.replace(microsecond=at.microsecond // 1000 * 1000)
+
+
 class Lane:
     """What requests share: keys, the sender, counts."""
 
@@ -106,7 +112,7 @@ class Lane:
         how = intake.kind(request.headers.get("content-type", ""))
         with self.bodies.room() as held:
             body = await self.bodies.read(request, held)
-            received_at = dt.datetime.now(dt.UTC)
+            received_at = now()
             try:
                 batch = intake.read(body, how, received_at)
             except ProblemError:
@@ -122,11 +128,11 @@ class Lane:
         messages, ids, timed = [], [], []
         for one in batch.valid.values():
             ids.append(one.transaction_id)
+            # The stream job gives it the message's own time, so that the same sent again is the same message.
             if one.transacted_at is None:
                 timed.append(one.transaction_id)
-                one = one.model_copy(update={"transacted_at": received_at})
             messages.append((str(one.customer_id).encode(), _to_json(one)))
-        await self.sender.send(messages, int(received_at.timestamp() * 1000))
+        await self.sender.send(messages, round(received_at.timestamp() * 1000))
         self.metrics.accepted.inc(len(ids))
         return answer({"received_at": moment(received_at), "accepted": ids, "timed_on_arrival": timed, "rejected": batch.faults}, 202)
 
@@ -234,8 +240,9 @@ def create() -> ASGIApp:
     listed = {"type": "array", "items": one, "minItems": 1, "maxItems": intake.MOST}
     lines = {"application/x-ndjson": {"schema": {"type": "string", "description": "One transaction a line"}}}
     route(
-        "/transactions", lane.transactions, "Acknowledged: `accepted` are ids, `timed_on_arrival` those whose time is `received_at`, "
-        "`rejected` what was wrong with the others", 400, 401, 403, 408, 413, 415, 422, 429, 503,
+        "/transactions", lane.transactions, "Acknowledged: `accepted` are ids; `timed_on_arrival` those without a time, which "
+        "is `received_at`, that of the first send where they came before; `rejected` what was wrong with the others",
+        400, 401, 403, 408, 413, 415, 422, 429, 503,
         method="POST", status=202, requestBody=json_body({"anyOf": [one, listed]}, **lines), **needs("ingest"),
     )  # fmt: skip
     route("/alerts", lane.alerts, "A page of alerts", 401, 403, 422, 429, 503, parameters=_parameters(alerts.Page), **needs("alerts"))

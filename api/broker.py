@@ -6,6 +6,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from confluent_kafka import Producer
+
 from etl.errors import RefusedError
 from etl.settings import settings
 
@@ -20,6 +22,9 @@ TOPICS = (TRANSACTIONS, VALIDATED, REJECTED, PREDICTIONS, ALERTS)
 SCORES_GROUP = "stream"
 TABLES_GROUP = "stream-tables"
 """Groups under which the two queries of the stream job note how far they have come."""
+
+LARGEST_MESSAGE = 131_072
+"""Bytes of a message on `transactions`, as api/topics.yaml declares them: the stream job holds thousands of messages at once."""
 
 ANSWER_SECONDS = 30
 """How long the broker may take to do what it is asked."""
@@ -92,7 +97,19 @@ def await_all(answers: dict[Any, Future[Any]]) -> None:
 
 def producer() -> dict[str, Any]:
     """Return the configuration of a producer: acknowledged means on every replica, and sent again is written once."""
-    return {**client(), "acks": "all", "enable.idempotence": True, "compression.type": "lz4"}
+    # The broker's limit is on what is sent together, not on each message.
+    limits = {"message.max.bytes": LARGEST_MESSAGE, "batch.size": LARGEST_MESSAGE // 2}
+    return {**client(), **limits, "acks": "all", "enable.idempotence": True, "compression.type": "lz4"}
+
+
+def produce(to: Producer, topic: str, value: bytes, key: str | None, **more: Any) -> None:
+    """Hand a message to a producer, waiting while it holds as many as it may."""
+    while True:
+        try:
+            to.produce(topic, value, key, **more)
+            return
+        except BufferError:
+            to.poll(1)
 
 
 def consumer(group: str) -> dict[str, Any]:

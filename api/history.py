@@ -87,12 +87,12 @@ class History:
         Parameters
         ----------
         rows
-            `GIVEN`; none of them is here yet, none twice, and `reaches` holds for their times.
+            `GIVEN`; none of them is here yet, none twice.
 
         Returns
         -------
         dict
-            `FEATURE_SCHEMA`, in the order of `rows`.
+            `FEATURE_SCHEMA`, in the order of `rows`; right for those whose times `reaches` told before.
         """
         ids = rows["transaction_id"]
         if not len(ids):

@@ -6,7 +6,6 @@ One object, a JSON list, or NDJSON (one object a line). Nothing here repeats a v
 from __future__ import annotations
 
 import datetime as dt
-import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json, to_json
 
 from api.problems import ProblemError
-from api.transaction import ONE, Transaction, is_too_far_ahead
+from api.transaction import ONE, Transaction, field_name, is_too_far_ahead
 
 MOST = 1_000
 """Transactions in one request."""
@@ -26,8 +25,6 @@ Kind = Literal["json", "lines"]
 KINDS: dict[str, Kind] = {"application/json": "json", "application/x-ndjson": "lines"}
 
 _LIST = TypeAdapter(list[Transaction])
-# Of a name that nobody knows only a plain one is told: it may be anything, a card number too.
-_PLAIN = re.compile(r"(?!.*\d.*\d.*\d.*\d)[A-Za-z_]\w{0,39}", re.ASCII)
 
 
 @dataclass
@@ -133,7 +130,7 @@ def _bounded(count: int) -> int:
 
 def faults(error: ValidationError, model: type[BaseModel]) -> list[dict[str, Any]]:
     """Return what is wrong with one object that is no transaction: `field` and `reason`."""
-    return [{"field": _name(one["loc"], model), "reason": _reason(one)} for one in _told(error)]
+    return [{"field": field_name(one["loc"], model), "reason": _reason(one)} for one in _told(error)]
 
 
 def _told(error: ValidationError) -> list[ErrorDetails]:
@@ -143,12 +140,7 @@ def _told(error: ValidationError) -> list[ErrorDetails]:
 
 
 def _fault(place: object, location: tuple[int | str, ...], one: ErrorDetails) -> dict[str, Any]:
-    return {"place": place, "field": _name(location, Transaction), "reason": _reason(one)}
-
-
-def _name(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
-    name = str(location[0]) if location else ""
-    return name if name in model.model_fields or not name or _PLAIN.fullmatch(name) else "(unknown)"
+    return {"place": place, "field": field_name(location), "reason": _reason(one)}
 
 
 def _reason(one: ErrorDetails) -> str:

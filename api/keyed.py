@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import SparkSession
@@ -21,6 +22,12 @@ from etl.sql_server import retried
 PREFIX = "stream_"
 DENSE = 20
 """Keys from the lowest to the highest for each one that arrives, up to which those of the table are compared here, not in Spark."""
+
+
+def first_of_each(rows: pa.Table) -> pa.Table:
+    """Return the first row of each `transaction_id`, in their order: what was told twice of one key is added once."""
+    _, places = np.unique(rows["transaction_id"].to_numpy(), return_index=True)
+    return rows.take(np.sort(places))
 
 
 class KeyedTable:
@@ -54,7 +61,7 @@ class KeyedTable:
         return [field.name() for field in self._table.schema().findType(struct).asStructType().fields()]
 
     def add(self, rows: pa.Table) -> int:
-        """Add the rows whose key is not there yet; returns how many.
+        """Add the rows whose key is not there yet, of several with one key the first; returns how many.
 
         Raises
         ------
@@ -64,7 +71,7 @@ class KeyedTable:
         if not rows.num_rows:
             return 0
         with ops.writer(self.name, self._run, ops.WRITER_WAIT_SECONDS):
-            absent = self._absent(rows)
+            absent = self._absent(first_of_each(rows))
             if not absent.num_rows:
                 return 0
             self._begin()

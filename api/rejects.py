@@ -19,6 +19,7 @@ from confluent_kafka import KafkaError, Message, Producer
 from api import arrivals, broker
 from api.arrivals import Place, Rejected
 from etl import ops
+from etl.card_numbers import holds_masked
 from etl.databases import opened
 from etl.errors import RefusedError, UnavailableError, WarehouseError
 from etl.log import run_main
@@ -63,6 +64,8 @@ def mended(reject: Reject, changes: dict[str, Any]) -> bytes | str:
         if not isinstance(fields, dict):
             return "is no JSON object: give the whole message with --file"
         text = json.dumps({name: value for name, value in {**fields, **changes}.items() if value is not None})
+    if holds_masked(text):
+        return "holds a card number that was masked: change that field"
     found = arrivals.parsed(text.encode(), Place(0, 0, dt.datetime.now(dt.UTC)))
     if isinstance(found, Rejected):
         return f"{found.column}: {found.reason}" if found.column else found.reason
@@ -88,7 +91,7 @@ def send(messages: Iterable[tuple[int, bytes]]) -> None:
 
     producer = Producer({**broker.producer(), "delivery.timeout.ms": TIMEOUT_SECONDS * 1000})
     for number, value in messages:
-        producer.produce(broker.TRANSACTIONS, value, str(json.loads(value)["customer_id"]), on_delivery=delivered(number))
+        broker.produce(producer, broker.TRANSACTIONS, value, str(json.loads(value)["customer_id"]), on_delivery=delivered(number))
     producer.flush()
     with opened("etl", "warehouse") as session, session.cursor() as cursor:
         cursor.execute("UPDATE ops.rejects SET replayed_at = clock_timestamp() WHERE reject_id = ANY(%s)", (taken,))
@@ -111,8 +114,13 @@ def show(found: Sequence[Reject], is_json: bool) -> None:
         print("no rejected message waits", file=sys.stderr)
 
 
-def replay(rejects: Sequence[Reject], changes: dict[str, Any]) -> int:
+def replay(rejects: Sequence[Reject], changes: dict[str, Any], only_valid: bool = False) -> int:
     """Mend rejects and send them; returns how many were sent.
+
+    Parameters
+    ----------
+    only_valid
+        Those that are still no transactions stay, which is no failure.
 
     Raises
     ------
@@ -124,6 +132,8 @@ def replay(rejects: Sequence[Reject], changes: dict[str, Any]) -> int:
     bad = [(one.reject_id, why) for one, why in found if isinstance(why, str)]
     if good:
         send(good)
+    if only_valid:
+        return len(good)
     for number, why in bad:
         print(f"{number:>8}  {why}", file=sys.stderr)
     if bad:
@@ -178,13 +188,15 @@ def main() -> None:
         help="change a field in each; empty: remove it",
     )
     again.add_argument("--file", type=argparse.FileType(), help="messages as list --json writes them, mended; - for standard input")
+    again.add_argument("--only-valid", action="store_true", help="those that are transactions by now; the others stay, without a failure")
     arguments = parser.parse_args()
     if arguments.verb == "list":
         show(waiting(limit=arguments.limit), arguments.json)
         return
     with ops.run("rejects"):
         chosen = _from_file(arguments.file) if arguments.file else waiting(arguments.ids)
-        print(f"{replay(chosen, dict(arguments.changes)):,} messages sent again")
+        sent = replay(chosen, dict(arguments.changes), arguments.only_valid)
+        print(f"{sent:,} messages sent again, {len(chosen) - sent:,} stay rejected")
 
 
 if __name__ == "__main__":

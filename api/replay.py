@@ -1,7 +1,8 @@
 """Send transactions into the real-time lane: `bash/stream_csv.sh` replays a stream CSV, or lets the simulator produce live.
 
-A line that has no transaction_id gets one from all that stands in the file up to its end. So a second run, of a file that has grown
-as well, sends the same ids, which the lane takes for the same transactions; and the same line further down is another one.
+A line that has no transaction_id gets one from the header, its own content and how many equal lines stand above it. So a second run,
+of a file that has grown or in which other lines were mended as well, sends the same ids, which the lane takes for the same
+transactions; and the same line further down is another one. Equal lines of two files are taken for one: a time tells them apart.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import signal
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +80,23 @@ def key_of(digest: bytes) -> int:
     return key
 
 
+class Keys:
+    """Keys of a file's lines that have none."""
+
+    def __init__(self, header: bytes) -> None:
+        self._header = hashlib.blake2b(header, digest_size=8)
+        self._seen: Counter[bytes] = Counter()
+
+    def of(self, content: bytes) -> int:
+        """Return the key of the next line of this content."""
+        digest = self._header.copy()
+        digest.update(b"\n" + content)
+        line = digest.digest()
+        self._seen[line] += 1
+        digest.update(b"\n%d" % self._seen[line])
+        return key_of(digest.digest())
+
+
 def _columns(header: bytes, path: Path) -> list[str]:
     """Return the columns of a header, the unnamed ones empty."""
     names = next(csv.reader([header.decode("utf-8-sig", errors="replace")]), [])
@@ -125,16 +144,15 @@ def replayed(path: Path) -> Iterator[Sent | ops.Reject]:
         lines = _long_lines(file)
         header = next(lines, b"")
         columns = _columns(header, path)
-        before = hashlib.blake2b(header.rstrip(b"\r\n"), digest_size=8)
+        keys = Keys(header.rstrip(b"\r\n"))
         for line, content in enumerate(lines, start=2):
             # A last line may still lack its end.
             content = content.rstrip(b"\r\n")
-            before.update(b"\n" + content)
             if content:
-                yield _parsed(content, line, columns, key_of(before.digest()), path)
+                yield _parsed(content, line, columns, keys, path)
 
 
-def _parsed(content: bytes, line: int, columns: list[str], key: int, path: Path) -> Sent | ops.Reject:
+def _parsed(content: bytes, line: int, columns: list[str], keys: Keys, path: Path) -> Sent | ops.Reject:
     payload = content.decode(errors="backslashreplace").replace("\0", "\\x00")
 
     def reject(reason: str, column: str | None = None) -> ops.Reject:
@@ -154,7 +172,8 @@ def _parsed(content: bytes, line: int, columns: list[str], key: int, path: Path)
     for name in KEYS:
         if re.fullmatch("[0-9]{1,19}", str(row.get(name, ""))):
             row[name] = int(str(row[name]))
-    row.setdefault("transaction_id", key)
+    if "transaction_id" not in row:
+        row["transaction_id"] = keys.of(content)
     if not _ZONE.search(at := str(row.get("transacted_at", "Z"))):
         row["transacted_at"] = at + "Z"
     found = arrivals.parsed(json.dumps(row).encode(), arrivals.Place(0, line, dt.datetime.now(dt.UTC)))

@@ -106,9 +106,16 @@ class Scores:
         for one, place, value in read:
             if isinstance(one, Rejected):
                 rejected.append(one)
-            elif (before := known.setdefault(one.transaction_id, own := identity(one))) is own:
+                continue
+            is_timed = one.transacted_at is not None
+            if not is_timed:
+                one = one.model_copy(update={"transacted_at": place.received_at})
+            own = identity(one)
+            before = known.setdefault(one.transaction_id, own)
+            if before is own:
                 valid.append((one, place))
-            elif before == own:
+            # Without a time of its own it has that of its first arrival, whenever it is sent again.
+            elif before == (own if is_timed else (*own[:3], before[3], own[4])):
                 told.duplicates += 1
             else:
                 reason = "is the key of another transaction that came before"
@@ -117,10 +124,10 @@ class Scores:
 
     def _scored(self, valid: list[tuple[Transaction, Place]], told: Told) -> list[Message]:
         columns = columns_of(identity(one) for one, _ in valid)
+        # Later ones read what comes too late for features of its own, and it must be known when it is sent again.
         within = self.history.reaches(columns["transacted_at"])
-        columns = {name: values[within] for name, values in columns.items()}
-        found = self.history.features(columns)
-        self.uncommitted.update((row[0], row) for row in zip(*(columns[name].tolist() for name in GIVEN[:-1]), strict=True))
+        found = {name: values[within] for name, values in self.history.features(columns).items()}
+        self.uncommitted.update((one.transaction_id, identity(one)) for one, _ in valid)
         if self.champion is None:
             told.unscored = len(valid)
             return []
@@ -143,12 +150,7 @@ class Scores:
         producer = self._producer
         producer.begin_transaction()
         for topic, key, value in messages:
-            while True:
-                try:
-                    producer.produce(topic, value, None if key is None else str(key))
-                    break
-                except BufferError:
-                    producer.poll(1)
+            broker.produce(producer, topic, value, None if key is None else str(key))
         positions = [TopicPartition(broker.TRANSACTIONS, partition, offset) for partition, offset in offsets.items()]
         producer.send_offsets_to_transaction(positions, self._consumer.consumer_group_metadata(), TIMEOUT_SECONDS)
         producer.commit_transaction(TIMEOUT_SECONDS)

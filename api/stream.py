@@ -172,9 +172,12 @@ class Job:
         with session() as hive:
             ensure_tables(hive, run, found.model.features if found else ())
         self.tables = Tables(spark, run, self._committed)
+        # First how far the tables have come, then what they hold: a job that still ends writes before it notes, so that a row is in
+        # one of both at least.
+        positions = self.tables.positions()
         history, self._transactions, self._reports = read_history(spark)
         self.scores = Scores(history, found)
-        rows = read_validated(self.tables.positions())
+        rows = read_validated(positions)
         history.take(columns_of(dict.fromkeys(rows)))
         self.scores.uncommitted.update((row[0], row) for row in rows)
         logger.info("history read", transactions=len(history), not_in_core=len(rows), champion=str(found.version) if found else "none")
@@ -200,7 +203,7 @@ class Job:
         return query.option("checkpointLocation", folder).trigger(processingTime=pause).start()
 
     def stop(self, *_: object) -> None:
-        """End after the micro-batches under way."""
+        """Let `watch` return; a micro-batch under way is then broken off, and done again by the next start."""
         self._stop.set()
 
     def watch(self) -> None:

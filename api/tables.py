@@ -17,12 +17,13 @@ import pyarrow.json
 import pyarrow.parquet as pq
 from confluent_kafka import Consumer, TopicPartition
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812
 
 from api import broker, meters
 from api.keyed import KeyedTable
 from etl import core, ops
 from etl import events as raw_events
-from etl.card_numbers import mask_card_numbers
+from etl.card_numbers import mask_card_numbers_in_json
 from etl.settings import settings
 from etl.sql_server import Session
 from etl.storage import put
@@ -202,20 +203,16 @@ def _write_events(messages: pa.Table, name: str, run: ops.Run) -> list[str]:
     """
     if not messages.num_rows:
         return []
-    values, is_masked = [], []
-    for value in messages["value"].to_pylist():
-        text = (value or b"").decode("utf-8", errors="replace")
-        masked = mask_card_numbers(text)
-        is_masked.append(masked != text)
-        values.append(masked.encode() if masked != text else value)
+    came = list(zip(messages["key"].to_pylist(), messages["value"].to_pylist(), strict=True))
+    kept = [(_masked(key), _masked(value)) for key, value in came]
     events = pa.table(
         {
             "topic_partition": messages["partition"],
             "topic_offset": messages["offset"],
             "received_at": messages["timestamp"].cast(UTC),
-            "message_key": messages["key"],
-            "message": pa.array(values, pa.binary()),
-            "is_masked": pa.array(is_masked),
+            "message_key": pa.array([key for key, _ in kept], pa.binary()),
+            "message": pa.array([value for _, value in kept], pa.binary()),
+            "is_masked": pa.array([one != other for one, other in zip(came, kept, strict=True)]),
         }
     )
     days = pc.strftime(events["received_at"], "%Y-%m-%d")
@@ -229,6 +226,14 @@ def _write_events(messages: pa.Table, name: str, run: ops.Run) -> list[str]:
     return found
 
 
+def _masked(came: bytes | None) -> bytes | None:
+    """Return bytes as they came in unless they hold a card number."""
+    text = (came or b"").decode("utf-8", errors="replace")
+    masked = mask_card_numbers_in_json(text)
+    return came if masked == text else masked.encode()
+
+
 def frame_of(df: DataFrame) -> pa.Table:
-    """Return a micro-batch of Kafka's source as columns."""
-    return df.select("topic", "partition", "offset", "timestamp", "key", "value").toArrow()
+    """Return a micro-batch of Kafka's source as columns; of a value that is too long, as compressed ones may be, the beginning."""
+    value = F.substring("value", 1, broker.LARGEST_MESSAGE + 1).alias("value")
+    return df.select("topic", "partition", "offset", "timestamp", "key", value).toArrow()

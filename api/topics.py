@@ -18,6 +18,7 @@ from etl.settings import settings
 
 DECLARATION = Path(__file__).with_name("topics.yaml")
 HOUR_MS = 3_600_000
+FIELDS = {"partitions", "retention_hours", "max_message_bytes"}
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,12 @@ class Topic:
     name: str
     partitions: int
     retention_hours: int
+    max_message_bytes: int
 
     @property
-    def retention_ms(self) -> str:
-        """Retention as Kafka writes it."""
-        return str(self.retention_hours * HOUR_MS)
+    def configuration(self) -> dict[str, str]:
+        """What is declared beside the partitions, as Kafka writes it."""
+        return {"retention.ms": str(self.retention_hours * HOUR_MS), "max.message.bytes": str(self.max_message_bytes)}
 
 
 def declared(path: Path = DECLARATION) -> list[Topic]:
@@ -40,16 +42,14 @@ def declared(path: Path = DECLARATION) -> list[Topic]:
     Raises
     ------
     RefusedError
-        When a topic has anything but partitions and retention_hours, both whole and above zero.
+        When a topic has anything but partitions, retention_hours and max_message_bytes, all whole and above zero.
     """
     topics = []
     for name, fields in yaml.safe_load(path.read_text()).items():
-        if (
-            not isinstance(fields, dict)
-            or fields.keys() != {"partitions", "retention_hours"}
-            or any(type(value) is not int or value < 1 for value in fields.values())
-        ):
-            raise RefusedError(f"{path.name}: topic {name} needs partitions and retention_hours, whole numbers above zero, no more")
+        if not isinstance(fields, dict) or fields.keys() != FIELDS or any(type(value) is not int or value < 1 for value in fields.values()):
+            raise RefusedError(
+                f"{path.name}: topic {name} needs partitions, retention_hours and max_message_bytes, whole numbers above zero, no more"
+            )
         topics.append(Topic(name, **fields))
     return topics
 
@@ -75,7 +75,7 @@ def apply(topics: list[Topic], configuration: dict[str, Any] | None = None) -> N
         _make([topic for topic in topics if topic.name not in found], admin)
         known = [topic for topic in topics if topic.name in found]
         _add_partitions([topic for topic in known if found[topic.name] < topic.partitions], admin)
-        _set_retention(known, admin)
+        _configure(known, admin)
     except KafkaException as error:
         raise UnavailableError(f"the broker at {broker.address()} does not do it: {error.args[0].str()}; is Kafka up?") from error
 
@@ -88,13 +88,10 @@ def resource(name: str, changes: list[ConfigEntry] | None = None) -> ConfigResou
 def _make(topics: list[Topic], admin: AdminClient) -> None:
     if not topics:
         return
-    new = [
-        NewTopic(topic.name, num_partitions=topic.partitions, replication_factor=1, config={"retention.ms": topic.retention_ms})
-        for topic in topics
-    ]
+    new = [NewTopic(topic.name, num_partitions=topic.partitions, replication_factor=1, config=topic.configuration) for topic in topics]
     broker.await_all(admin.create_topics(new))
     for topic in topics:
-        logger.info("topic made", topic=topic.name, partitions=topic.partitions, retention_hours=topic.retention_hours)
+        logger.info("topic made", topic=topic.name, partitions=topic.partitions, **topic.configuration)
 
 
 def _add_partitions(topics: list[Topic], admin: AdminClient) -> None:
@@ -104,17 +101,19 @@ def _add_partitions(topics: list[Topic], admin: AdminClient) -> None:
             logger.info("topic has more partitions", topic=topic.name, partitions=topic.partitions)
 
 
-def _set_retention(topics: list[Topic], admin: AdminClient) -> None:
+def _configure(topics: list[Topic], admin: AdminClient) -> None:
     resources = {resource(topic.name): topic for topic in topics}
     if not resources:
         return
     changed = []
     for described, answer in admin.describe_configs(list(resources)).items():
         topic = resources[described]
-        if answer.result(broker.ANSWER_SECONDS)["retention.ms"].value != topic.retention_ms:
-            entry = ConfigEntry("retention.ms", topic.retention_ms, incremental_operation=AlterConfigOpType.SET)
-            changed.append(resource(topic.name, [entry]))
-            logger.info("topic has another retention", topic=topic.name, retention_hours=topic.retention_hours)
+        found = answer.result(broker.ANSWER_SECONDS)
+        other = {name: value for name, value in topic.configuration.items() if found[name].value != value}
+        if other:
+            entries = [ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in other.items()]
+            changed.append(resource(topic.name, entries))
+            logger.info("topic is configured otherwise", topic=topic.name, **other)
     if changed:
         broker.await_all(admin.incremental_alter_configs(changed))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,6 +31,7 @@ AMOUNT: dict[str, Any] = {
 }
 """An amount as clients are to write it; pydantic's own schema takes an empty string."""
 EARLIEST, LATEST = dt.datetime(1970, 1, 1, tzinfo=dt.UTC), dt.datetime(9999, 12, 31, tzinfo=dt.UTC)
+_PLAIN = re.compile(r"(?!.*\d.*\d.*\d.*\d)[A-Za-z_]\w{0,39}", re.ASCII)
 _UTC = TypeAdapter(dt.datetime).validate_json('"1970-01-01T00:00:00Z"').tzinfo
 """The zone of what pydantic reads in UTC: a class of its own."""
 
@@ -116,6 +118,15 @@ def is_too_far_ahead(transaction: Transaction, received_at: dt.datetime) -> bool
     at = transaction.transacted_at
     # Both are of UTC: the day alone tells it nearly always, in a tenth of the time.
     return at is not None and at.toordinal() > received_at.toordinal() and at > received_at + AHEAD
+
+
+def field_name(location: tuple[int | str, ...], model: type[BaseModel] = Transaction) -> str:
+    """Return the field that a fault of validation is about, empty where it is about the whole.
+
+    A field that the model does not know is told only by a plain name: it may be anything, a card number too, and as long as a message.
+    """
+    name = str(location[0]) if location else ""
+    return name if name in model.model_fields or not name or _PLAIN.fullmatch(name) else "(unknown)"
 
 
 def schema() -> str:

@@ -6,8 +6,10 @@
 #   --rate      transactions a second; by default 10 generated ones, a file as fast as it is taken
 #   --to        api (default): POST /transactions with the key in api_key_file, by TLS with the authority in api_ca_file; kafka: the topic itself
 #   --count     end after so many
-# A line without transaction_id gets one that is the same in a second run; one without a time gets the moment. Bad lines go to
-# ops.rejects (database warehouse) with file, line and reason, card numbers masked; the good ones are sent.
+# A line without transaction_id gets one that is the same in a second run, whatever became of other lines; one without a time gets
+# the moment of its first arrival. Bad lines go to ops.rejects (database warehouse) with file, line and reason, card numbers masked;
+# the good ones are sent. Without transaction_id a line that is changed after it was sent is another transaction, and equal lines of
+# two files, which had better have a time, are one.
 # Ctrl-C sends what is gathered and says how far it came. Run again after any end: the lane takes the same ids once.
 # Exit code: 0 all acknowledged or in ops.rejects; 2 wrong usage; 3 file, key or certificate refused; 6 a server is away; 130 stopped.
 source "$(dirname "$0")/lib.sh"

@@ -77,6 +77,29 @@ def test_only_what_features_reach_is_needed_and_kept(monkeypatch):
     assert not held.reaches(np.array([at[-1] - 30 * DAY])).any()
 
 
+@pytest.mark.parametrize("merge_rows", [1, 50, 10**6])
+def test_rows_after_one_that_came_too_late_for_its_own_features_get_those_of_a_full_build(monkeypatch, merge_rows: int):
+    monkeypatch.setattr(history, "MERGE_ROWS", merge_rows)
+    rows = bank(3000, 400, seed=1)
+    at = rows["transacted_at"]
+    late = np.flatnonzero(at < at[2499] - (history.MARGIN_DAYS + 1) * DAY)[-300::3]
+    early = np.setdiff1d(np.arange(2500), late)
+    start = int(at[2499]) - (LOOKBACK_DAYS + history.MARGIN_DAYS) * DAY
+    held = History(part(rows, early[at[early] >= start]), start)
+    arrived = early
+    for begin in range(2500, 3000, 100):
+        with_late = np.concatenate((late[:20], np.arange(begin, begin + 50)))
+        late = late[20:]
+        for now in (with_late, np.arange(begin + 50, begin + 100)):
+            arrived = np.concatenate((arrived, now))
+            within = held.reaches(at[now])
+            assert within.tolist() == (now >= begin).tolist()
+            got = held.features(part(rows, now))
+            wanted = full_build(part(rows, arrived), rows["transaction_id"][now[within]])
+            same({name: values[within] for name, values in got.items()}, wanted)
+            assert held.find(rows["transaction_id"][now]).keys() == set(rows["transaction_id"][now].tolist())
+
+
 def test_a_transaction_is_found_by_its_key_whether_it_is_old_or_new():
     rows = bank(60, 30, seed=2)
     held = History(part(rows, slice(0, 40)))

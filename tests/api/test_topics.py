@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 
 import pytest
 
-from api import broker, topics, users
+from api import broker, replay, topics, users
 from api.topics import Topic
+from api.transaction import Transaction
 from etl.errors import RefusedError
 from etl.settings import settings
 
@@ -24,13 +26,32 @@ def test_every_topic_that_the_code_names_is_declared():
 
 
 def test_a_declaration_is_read_as_it_stands(tmp_path: Path):
-    assert topics.declared(written(tmp_path, "a: {partitions: 2, retention_hours: 3}\n")) == [Topic("a", 2, 3)]
-    assert Topic("a", 2, 3).retention_ms == "10800000"
+    assert topics.declared(written(tmp_path, "a: {partitions: 2, retention_hours: 3, max_message_bytes: 4}\n")) == [Topic("a", 2, 3, 4)]
+    assert Topic("a", 2, 3, 4).configuration == {"retention.ms": "10800000", "max.message.bytes": "4"}
 
 
-@pytest.mark.parametrize("fields", ["{partitions: 0, retention_hours: 3}", "{partitions: 2}", "{partitions: 2, retention_hours: x}", "2"])
+def test_a_message_that_producers_send_is_one_that_the_topic_takes_and_the_largest_transaction_is_far_below():
+    (of_transactions,) = [topic for topic in topics.declared() if topic.name == broker.TRANSACTIONS]
+    assert of_transactions.max_message_bytes == broker.LARGEST_MESSAGE
+    largest = 2**63 - 1 - 10**6
+    one = Transaction(
+        transaction_id=largest, customer_id=largest, terminal_id=largest, transacted_at=dt.datetime(9999, 1, 1, 0, 0, 0, 1, dt.UTC),
+        amount="9999999999.99", currency="EUR", channel="contactless", device="\x01" * 100,
+    )  # fmt: skip
+    assert len(replay.encoded(one)) < 2_000
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        "{partitions: 0, retention_hours: 3, max_message_bytes: 4}",
+        "{partitions: 2, retention_hours: 3}",
+        "{partitions: 2, retention_hours: x, max_message_bytes: 4}",
+        "2",
+    ],
+)
 def test_a_topic_that_lacks_something_is_named(tmp_path: Path, fields: str):
-    with pytest.raises(RefusedError, match="topic a needs partitions and retention_hours"):
+    with pytest.raises(RefusedError, match="topic a needs partitions, retention_hours and max_message_bytes"):
         topics.declared(written(tmp_path, f"a: {fields}\n"))
 
 

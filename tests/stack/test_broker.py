@@ -7,16 +7,17 @@ import os
 import resource
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
 from api import broker, replay, topics
 from api.topics import Topic
 from etl.errors import RefusedError, UnavailableError
 from etl.settings import settings
-from tests.brokers import OwnBroker, given, ids, sent
+from tests.brokers import OwnBroker, given, ids, messages, sent
 
 # What does not compress, and holds no run of digits that may be a card number.
 LETTERS = str.maketrans("234567", "abcdef")
@@ -42,15 +43,16 @@ def test_topics_are_those_declared_and_a_second_making_changes_nothing(plain: Ow
     assert partitions() == wanted
 
 
-def test_more_partitions_and_another_retention_are_applied_and_fewer_refused(plain: OwnBroker):
-    topics.apply([Topic("altered", 1, 1)])
-    topics.apply([Topic("altered", 3, 2)])
+def test_more_partitions_and_another_configuration_are_applied_and_fewer_refused(plain: OwnBroker):
+    topics.apply([Topic("altered", 1, 1, 1000)])
+    topics.apply([Topic("altered", 3, 2, 2000)])
     assert partitions()["altered"] == 3
     admin = AdminClient(broker.client())
     (answer,) = admin.describe_configs([topics.resource("altered")]).values()
-    assert answer.result(30)["retention.ms"].value == "7200000"
+    found = answer.result(30)
+    assert (found["retention.ms"].value, found["max.message.bytes"].value) == ("7200000", "2000")
     with pytest.raises(RefusedError, match="topic altered has 3 partitions, 2 are declared; partitions cannot be taken away"):
-        topics.apply([Topic("altered", 2, 2), Topic("not made", 1, 1)])
+        topics.apply([Topic("altered", 2, 2, 2000), Topic("not made", 1, 1, 1000)])
     assert "not made" not in partitions()
     admin.delete_topics(["altered"])["altered"].result(30)
 
@@ -62,6 +64,46 @@ def test_a_topic_that_is_not_declared_is_refused(plain: OwnBroker):
     assert producer.flush(30) == 0
     assert failed == [True]
     assert "misspelt" not in partitions()
+
+
+@pytest.fixture
+def sized(plain: OwnBroker) -> Iterator[str]:
+    """A topic of one partition that takes what `transactions` takes."""
+    topics.apply([Topic("sized", 1, 1, broker.LARGEST_MESSAGE)])
+    yield "sized"
+    admin = AdminClient(broker.client())
+    admin.delete_topics(["sized"])["sized"].result(30)
+
+
+def delivered(configuration: dict[str, Any], topic: str, *values: bytes) -> list[str | None]:
+    """Send messages one after the other as fast as they are taken; returns the error of each."""
+    told: list[str | None] = []
+    producer = Producer({**broker.producer(), **configuration})
+    for value in values:
+        broker.produce(producer, topic, value, None, on_delivery=lambda error, _: told.append(error and error.name()))
+    assert producer.flush(60) == 0
+    return told
+
+
+def test_a_message_that_is_too_large_is_refused_by_the_producer_and_by_the_broker(sized: str):
+    too_large = os.urandom(200_000)
+    with pytest.raises(KafkaException, match="MSG_SIZE_TOO_LARGE"):
+        delivered({}, sized, too_large)
+    assert delivered({"message.max.bytes": 2_000_000}, sized, too_large) == ["MSG_SIZE_TOO_LARGE"]
+    assert delivered({}, sized, b"x" * 100_000, os.urandom(100_000)) == [None, None]
+    assert [len(message) for message in messages(sized)] == [100_000, 100_000]
+
+
+def test_messages_that_are_sent_together_pass_though_all_of_them_are_larger_than_one_may_be(sized: str):
+    many = [os.urandom(200) for _ in range(5_000)]
+    assert delivered({"linger.ms": 500}, sized, *many) == [None] * 5_000
+    assert messages(sized) == many
+
+
+def test_a_producer_that_holds_as_many_messages_as_it_may_waits_and_none_is_lost(sized: str):
+    many = [b"%d" % number for number in range(1_000)]
+    assert delivered({"queue.buffering.max.messages": 10}, sized, *many) == [None] * 1_000
+    assert messages(sized) == many
 
 
 @pytest.mark.slow
