@@ -12,7 +12,7 @@ from pathlib import Path
 from etl.errors import UnavailableError
 from etl.files import write
 from etl.log import logger, run_main
-from etl.settings import settings
+from etl.settings import Role, settings
 from etl.stack import configuration, postgres, preparation
 from etl.stack.servers import one_server
 
@@ -58,7 +58,8 @@ def prepare(names: list[str]) -> None:
             # Postgres's own image, the readers' metastore and the API get theirs and no other.
             folder = settings().passfile.parent
             write(folder / "postgres.password", postgres.password("postgres"), private=True)
-            for place, role in (("readers", "metastore_reader"), ("api", "api")):
+            own: dict[str, Role] = {"readers": "metastore_reader", "api": "api"}
+            for place, role in own.items():
                 write(folder / place / "pgpass", f"*:*:*:{role}:{postgres.password(role)}\n", private=True)
         else:
             preparation.after(name)
