@@ -6,7 +6,9 @@ import base64
 import os
 import resource
 import signal
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
@@ -16,6 +18,7 @@ from api import broker, replay, topics
 from api.topics import Topic
 from etl.errors import RefusedError, UnavailableError
 from etl.settings import settings
+from tests.api.server import GOOD, Api, running
 from tests.brokers import OwnBroker, given, ids, sent
 
 # What does not compress, and holds no run of digits that may be a card number.
@@ -119,3 +122,65 @@ def test_a_full_disk_is_an_error_at_the_producer_and_nothing_acknowledged_is_los
         # A broker with room again takes what is sent again.
         assert replay.Broker().send(sent(len(acknowledged) + 1, 500)) == []
         assert set(ids()) >= set(range(1, len(acknowledged) + 501))
+
+
+def posted(api: Api, keys: range) -> list[int]:
+    """Post transactions of one customer one by one; return the keys that were acknowledged."""
+    return [key for key in keys if api.ask("POST", "/transactions", {**GOOD, "transaction_id": key}).status == 202]
+
+
+@pytest.mark.slow
+def test_after_a_broker_has_lost_the_end_of_its_log_the_api_takes_transactions_again_by_itself(tmp_path: Path):
+    with given() as own:
+        own.start()
+        own.prepare()
+        with running(tmp_path) as api:
+            api.await_ready()
+            assert posted(api, range(1, 11)) == list(range(1, 11))
+            own.end(signal.SIGKILL)
+            # As after a power failure: the producer is ten messages on, the broker knows of the first ones only.
+            (log,) = (path for path in (own.folder / "kafka" / "log").glob("transactions-?/*.log") if path.stat().st_size)
+            os.truncate(log, log.stat().st_size // 2)
+            own.start()
+            kept = ids()
+            assert 0 < len(kept) < 10
+            api.await_ready()
+            taken: list[int] = []
+            deadline = time.monotonic() + 30
+            for key in range(11, 1_000_000):
+                taken += posted(api, range(key, key + 1))
+                if len(taken) == 10:
+                    break
+                assert time.monotonic() < deadline, api.log
+            assert "the producer came to an end" in api.log
+            assert set(taken) | set(kept) <= set(ids())
+            assert len(ids()) == len(set(ids()))
+
+
+@pytest.mark.slow
+def test_after_a_full_disk_and_a_kill_of_the_broker_the_api_goes_on_and_nothing_acknowledged_is_lost(tmp_path: Path):
+    with given() as own:
+        own.start()
+        own.prepare()
+        with running(tmp_path) as api:
+            api.await_ready()
+            resource.prlimit(own.pid, resource.RLIMIT_FSIZE, (512 * 1024, resource.RLIM_INFINITY))
+            acknowledged: list[int] = []
+            for first in range(1, 500_001, 500):
+                text = base64.b32encode(os.urandom(50)).decode().translate(LETTERS)
+                batch = [{**GOOD, "transaction_id": key, "device": text} for key in range(first, first + 500)]
+                answer = api.ask("POST", "/transactions", batch)
+                if answer.status != 202:
+                    break
+                acknowledged += answer.told["accepted"]
+            assert answer.status == 503
+            own.wait()
+            api.await_ready(False)
+            for _ in range(2):
+                own.start()
+                api.await_ready()
+                answer = api.ask("POST", "/transactions", batch)
+                assert answer.status == 202, api.log
+                assert set(acknowledged) | set(answer.told["accepted"]) <= set(ids())
+                own.end(signal.SIGKILL)
+                api.await_ready(False)
