@@ -21,7 +21,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from api import arrivals, broker, champion, meters
 from api.arrivals import Place
 from api.history import GIVEN, MARGIN_DAYS, History
-from api.lag import lags
+from api.lag import behind
 from api.scores import Scores, columns_of, identity
 from api.tables import TRANSACTIONS, Tables, ensure_tables, frame_of
 from api.transaction import Transaction
@@ -283,7 +283,7 @@ class Job:
 
     def _look(self) -> None:
         """Take in a new champion, and what the batch lane has changed; tell how far behind everything is."""
-        meters.LAG.set(sum(one.messages for one in lags("scores")))
+        meters.LAG.set(behind("scores"))
         meters.look_at_watermarks()
         found = champion.newer(self.scores.champion)
         if found is not self.scores.champion and found is not None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import resource
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +19,10 @@ from confluent_kafka.admin import AdminClient
 from api import broker, replay, topics
 from api.topics import Topic
 from etl.errors import RefusedError, UnavailableError
-from etl.settings import settings
+from etl.settings import ROOT, settings
 from tests.api.server import GOOD, Api, running
-from tests.brokers import OwnBroker, given, ids, sent
+from tests.brokers import OwnBroker, environment, given, ids, sent
+from tests.receivers import until
 
 # What does not compress, and holds no run of digits that may be a card number.
 LETTERS = str.maketrans("234567", "abcdef")
@@ -122,6 +125,28 @@ def test_a_full_disk_is_an_error_at_the_producer_and_nothing_acknowledged_is_los
         # A broker with room again takes what is sent again.
         assert replay.Broker().send(sent(len(acknowledged) + 1, 500)) == []
         assert set(ids()) >= set(range(1, len(acknowledged) + 501))
+
+
+def lag_of_tables(api: Api) -> str:
+    """What the gauge says, empty where it does not say anything yet."""
+    return "".join(re.findall(r'fraud_api_stream_lag{query="tables"} (\S+)', api.ask("GET", "/metrics").body.decode()))
+
+
+@pytest.mark.slow
+def test_a_topic_that_is_missing_is_told_by_the_verb_and_the_api_and_no_gauge_keeps_its_last_value(plain: OwnBroker, tmp_path: Path):
+    admin = AdminClient(broker.client())
+    with running(tmp_path) as api:
+        until(lambda: lag_of_tables(api) not in ("", "NaN"), 60)
+        admin.delete_topics([broker.ALERTS])[broker.ALERTS].result(30)
+        try:
+            until(lambda: lag_of_tables(api) == "NaN", 30)
+            assert "shows no topic alerts: not made yet" in api.log
+            ran = subprocess.run([ROOT / "bash" / "stream.sh", "lag"], env=environment(), capture_output=True, text=True, check=False)
+            assert ran.returncode == RefusedError.exit_code
+            assert re.fullmatch(r".*shows no topic alerts: not made yet, .*\n", ran.stderr)
+        finally:
+            topics.apply(topics.declared())
+        until(lambda: lag_of_tables(api) not in ("", "NaN"), 60)
 
 
 def posted(api: Api, keys: range) -> list[int]:
