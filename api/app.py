@@ -109,14 +109,17 @@ class Lane:
     async def transactions(self, request: Request) -> Response:
         """Take one transaction, a list, or lines (NDJSON); answer when the broker has acknowledged all that are valid."""
         key = self.keys.require(request, "ingest")
-        how = intake.kind(request.headers.get("content-type", ""))
         with self.bodies.room() as held:
-            body = await self.bodies.read(request, held)
-            received_at = dt.datetime.now(dt.UTC)
             try:
+                how = intake.kind(request.headers.get("content-type", ""))
+                body = await self.bodies.read(request, held)
+                received_at = dt.datetime.now(dt.UTC)
                 batch = intake.read(body, how, received_at)
-            except ProblemError:
-                self.keys.take(key, 1)
+            except ProblemError as problem:
+                # A body that is refused as a whole counts as one transaction.
+                if problem.status in (413, 415, 422):
+                    self.metrics.rejected.inc()
+                    self.keys.take(key, 1)
                 raise
             self.keys.take(key, batch.count)
             self.metrics.rejected.inc(batch.count - len(batch.valid))

@@ -173,6 +173,29 @@ def test_requests_are_counted_by_route_not_by_path(api: Api):
     assert "fraud_api_broker_reached 0.0" in counts
 
 
+def rejected(api: Api) -> float:
+    (found,) = re.findall(r"^fraud_api_transactions_rejected_total (\S+)", api.ask("GET", "/metrics").body.decode(), re.MULTILINE)
+    return float(found)
+
+
+@pytest.mark.parametrize(
+    ("body", "content", "count"),
+    [
+        (b"[" + b"{}," * 1_000 + b"{}]", "application/json", 1),
+        (b"[{}", "application/json", 1),
+        (b" " * 2_000_001, "application/json", 1),
+        (b"a,b", "text/csv", 1),
+        (b"[{},{},{}]", "application/json", 3),
+        (b"{}\n{}", "application/x-ndjson", 2),
+    ],
+    ids=["too many", "not JSON", "too large", "another type", "three bad ones", "two bad lines"],
+)
+def test_what_is_refused_is_counted_a_body_refused_as_a_whole_once(api: Api, body: bytes, content: str, count: int):
+    before = rejected(api)
+    assert api.ask("POST", "/transactions", body, Content_Type=content).status in (413, 415, 422)
+    assert rejected(api) == before + count
+
+
 GET = b"GET /health/live HTTP/1.1\r\nHost: x\r\n"
 
 
