@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
 from etl.databases import opened
+from etl.errors import RefusedError
 from etl.settings import settings
 from etl.tables import declared_tables
 
@@ -29,8 +30,21 @@ WATERMARK_AGE = Gauge("fraud_watermark_age_seconds", "Age of the moment up to wh
 
 
 def serve() -> None:
-    """Answer Prometheus in a thread of this process."""
-    start_http_server(settings().port("stream_metrics"), settings().api_host)
+    """Answer Prometheus in a thread of this process.
+
+    Raises
+    ------
+    RefusedError
+        When the port is taken.
+    """
+    here = settings()
+    try:
+        start_http_server(here.port("stream_metrics"), here.api_host)
+    except OSError as error:
+        raise RefusedError(
+            f"port {here.port('stream_metrics')} (stream_metrics) cannot be opened: {error.strerror}; "
+            "is another stream job at work? stop it, or set WAREHOUSE_PORT_OFFSET to shift every port of this stack"
+        ) from error
 
 
 def look_at_watermarks() -> None:

@@ -7,12 +7,13 @@ what is committed, never from what this one believed.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -158,6 +159,26 @@ def read_validated(positions: list[TopicPartition]) -> list[tuple[int, ...]]:
     return found
 
 
+@contextlib.contextmanager
+def beating() -> Iterator[None]:
+    """Touch the heartbeat meanwhile: what takes as long as there are transactions must not look like a process that hangs."""
+    beat, is_done = heartbeat("stream"), threading.Event()
+    beat.parent.mkdir(parents=True, exist_ok=True)
+
+    def touch() -> None:
+        while not is_done.is_set():
+            beat.touch()
+            is_done.wait(1)
+
+    thread = threading.Thread(target=touch)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_done.set()
+        thread.join()
+
+
 class Job:
     """The queries and what they share."""
 
@@ -172,10 +193,11 @@ class Job:
         with session() as hive:
             ensure_tables(hive, run, found.model.features if found else ())
         self.tables = Tables(spark, run, self._committed)
-        history, self._transactions, self._reports = read_history(spark)
-        self.scores = Scores(history, found)
-        rows = read_validated(self.tables.positions())
-        history.take(columns_of(dict.fromkeys(rows)))
+        with beating():
+            history, self._transactions, self._reports = read_history(spark)
+            self.scores = Scores(history, found)
+            rows = read_validated(self.tables.positions())
+            history.take(columns_of(dict.fromkeys(rows)))
         self.scores.uncommitted.update((row[0], row) for row in rows)
         logger.info("history read", transactions=len(history), not_in_core=len(rows), champion=str(found.version) if found else "none")
         self._stop = threading.Event()
@@ -192,11 +214,10 @@ class Job:
         return self._queries
 
     def _started(self, name: str, topics: tuple[str, ...], rows: int, work: Callable[[DataFrame, int], None], pause: str) -> StreamingQuery:
-        here = settings()
         # Tasks of each query have their own share of the cores: messages do not wait for tables.
         self.spark.sparkContext.setLocalProperty("spark.scheduler.pool", name)
         query = source(self.spark, ",".join(topics), rows).writeStream.queryName(name).foreachBatch(work)
-        folder = f"{here.hdfs_uri}{here.warehouse_path}/_stream/{name}"
+        folder = f"{settings().hdfs_uri}{settings().warehouse_path}/_stream/{name}"
         return query.option("checkpointLocation", folder).trigger(processingTime=pause).start()
 
     def stop(self, *_: object) -> None:
