@@ -27,11 +27,13 @@ from api.scores import Scores, columns_of, identity
 from api.tables import TRANSACTIONS, Tables, ensure_tables, frame_of
 from api.transaction import Transaction
 from etl import ops
-from etl.errors import BusyError, UnavailableError, WarehouseError
+from etl.errors import BusyError, RefusedError, UnavailableError, WarehouseError
+from etl.faults import named_faults
 from etl.log import logger, run_main
 from etl.settings import settings
 from etl.sql_server import first_sentence, session
 from etl.stack.servers import heartbeat, spark_environment
+from etl.storage import storage
 from ml import score
 from ml.features import DAY, LOOKBACK_DAYS, known_at
 from ml.spark import CONNECT_VARIABLES, main_snapshot
@@ -159,6 +161,39 @@ def read_validated(positions: list[TopicPartition]) -> list[tuple[int, ...]]:
     return found
 
 
+def checkpoint(query: str) -> str:
+    """Return the folder in HDFS where a query notes what it does."""
+    return f"{settings().warehouse_path}/_stream/{query}"
+
+
+def refuse_a_lost_checkpoint() -> None:
+    """Look whether the tables' query still has its checkpoint; without it, it would begin anew and write raw.events again.
+
+    Raises
+    ------
+    RefusedError
+        When the broker knows that messages were written to the tables, and the checkpoint is not there.
+    """
+    folder = checkpoint("tables")
+    with named_faults():
+        # What names the query; the files of raw.events have its name.
+        is_there = storage().status(f"{folder}/metadata", strict=False) is not None
+    if is_there:
+        return
+    consumer = Consumer(broker.consumer(broker.TABLES_GROUP))
+    try:
+        topics = consumer.list_topics(timeout=30).topics
+        places = [TopicPartition(topic, one) for topic in broker.TOPICS if topic in topics for one in topics[topic].partitions]
+        has_written = any(place.offset >= 0 for place in consumer.committed(places, 30)) if places else False
+    finally:
+        consumer.close()
+    if has_written:
+        raise RefusedError(
+            f"{folder} is not in HDFS, but by Kafka's group {broker.TABLES_GROUP} messages were written to the tables: the job would "
+            "write raw.events again; bring the folder back, or begin anew as docs/operations.md says"
+        )
+
+
 @contextlib.contextmanager
 def beating() -> Iterator[None]:
     """Touch the heartbeat meanwhile: what takes as long as there are transactions must not look like a process that hangs."""
@@ -217,7 +252,7 @@ class Job:
         # Tasks of each query have their own share of the cores: messages do not wait for tables.
         self.spark.sparkContext.setLocalProperty("spark.scheduler.pool", name)
         query = source(self.spark, ",".join(topics), rows).writeStream.queryName(name).foreachBatch(work)
-        folder = f"{settings().hdfs_uri}{settings().warehouse_path}/_stream/{name}"
+        folder = f"{settings().hdfs_uri}{checkpoint(name)}"
         return query.option("checkpointLocation", folder).trigger(processingTime=pause).start()
 
     def stop(self, *_: object) -> None:
@@ -333,6 +368,7 @@ def main() -> None:
     try:
         with ops.run("stream") as run:
             meters.serve()
+            refuse_a_lost_checkpoint()
             job = Job(spark_session(), run)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, job.stop)
