@@ -5,6 +5,7 @@ from __future__ import annotations
 import uvicorn
 
 from api.app import create
+from api.connection import Connection
 from etl.log import run_main
 from etl.settings import settings
 
@@ -17,7 +18,7 @@ def main() -> None:
         host=here.api_host,
         port=here.port("api"),
         loop="uvloop",
-        http="httptools",
+        http=Connection,
         ws="none",
         lifespan="on",
         # Paths and queries may hold anything.

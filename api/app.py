@@ -24,12 +24,13 @@ from starlette.types import ASGIApp
 from api import alerts, broker, intake, page
 from api.guard import LARGEST_BODY, Bodies, Guard
 from api.keys import Keys, Scope, path
-from api.lag import GROUPS, lags
+from api.lag import GROUPS, behind
 from api.metrics import Metrics
 from api.problems import SCHEMA, ProblemError, described, unavailable
 from api.sender import Sender
 from api.transaction import Transaction, moment
-from etl.errors import UnavailableError
+from etl.errors import WarehouseError
+from etl.log import logger
 
 DESCRIPTION = f"""Card transactions one by one or in lists, and the alerts that came of them.
 
@@ -95,28 +96,36 @@ class Lane:
         await self.sender.close()
 
     async def _watch_lag(self) -> None:
-        """Keep the gauges of the stream job's lag up to date; not a number while the broker does not tell."""
+        """Keep the gauges of the stream job's lag up to date; not a number while it cannot be told."""
+        told = ""
         while True:
-            try:
-                found = await asyncio.to_thread(lambda: list(lags()))
-            except UnavailableError:
-                found = []
+            problem = ""
             for query in GROUPS:
-                behind = [one.messages for one in found if one.query == query]
-                self.metrics.lag.labels(query).set(sum(behind) if behind else math.nan)
+                try:
+                    found: float = await asyncio.to_thread(behind, query)
+                except Exception as error:
+                    # Whatever it is: without this task the gauges would keep their last value for ever.
+                    found, problem = math.nan, str(error) if isinstance(error, WarehouseError) else type(error).__name__
+                self.metrics.lag.labels(query).set(found)
+            if problem != told:
+                told = problem
+                logger.warning("the lag of the stream job cannot be told", reason=problem) if problem else logger.info("the lag is told")
             await asyncio.sleep(LAG_SECONDS)
 
     async def transactions(self, request: Request) -> Response:
         """Take one transaction, a list, or lines (NDJSON); answer when the broker has acknowledged all that are valid."""
         key = self.keys.require(request, "ingest")
-        how = intake.kind(request.headers.get("content-type", ""))
         with self.bodies.room() as held:
-            body = await self.bodies.read(request, held)
-            received_at = now()
             try:
+                how = intake.kind(request.headers.get("content-type", ""))
+                body = await self.bodies.read(request, held)
+                received_at = now()
                 batch = intake.read(body, how, received_at)
-            except ProblemError:
-                self.keys.take(key, 1)
+            except ProblemError as problem:
+                # A body that is refused as a whole counts as one transaction.
+                if problem.status in (413, 415, 422):
+                    self.metrics.rejected.inc()
+                    self.keys.take(key, 1)
                 raise
             self.keys.take(key, batch.count)
             self.metrics.rejected.inc(batch.count - len(batch.valid))

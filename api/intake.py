@@ -5,11 +5,12 @@ One object, a JSON list, or NDJSON (one object a line). Nothing here repeats a v
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, FailFast, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json, to_json
 
 from api.problems import ProblemError
@@ -18,13 +19,17 @@ from api.transaction import ONE, Transaction, field_name, is_too_far_ahead
 MOST = 1_000
 """Transactions in one request."""
 
-MOST_FAULTS = 1_000
-"""Faults that one answer tells: more say nothing new."""
+MOST_FAULTS = 10
+"""Faults that are told of one transaction; of the others their number."""
+
+COUNTED = 1_000
+"""With more faults than this something is no transaction at all: only their number is told."""
 
 Kind = Literal["json", "lines"]
 KINDS: dict[str, Kind] = {"application/json": "json", "application/x-ndjson": "lines"}
 
-_LIST = TypeAdapter(list[Transaction])
+# A list with a bad one is read again, one by one: the first fault is enough to know, and a body has room for millions.
+_LIST = TypeAdapter(Annotated[list[Transaction], FailFast()])
 
 
 @dataclass
@@ -88,36 +93,38 @@ def read(body: bytes, how: Kind, received_at: dt.datetime) -> Batch:
 
 
 def _one(body: bytes) -> Batch:
-    try:
-        return Batch(1, {0: ONE.validate_json(body)})
-    except ValidationError as error:
-        return Batch(1, faults=[_fault(0, one["loc"], one) for one in _told(error)])
+    batch = Batch(1)
+    _add(batch, 0, body)
+    return batch
 
 
 def _lines(body: bytes) -> Batch:
     lines = {number: line for number, line in enumerate(body.split(b"\n"), 1) if line.strip()}
     batch = Batch(_bounded(len(lines)))
     for number, line in lines.items():
-        try:
-            batch.valid[number] = ONE.validate_json(line)
-        except ValidationError as error:
-            batch.faults += [_fault(number, one["loc"], one) for one in _told(error)]
+        _add(batch, number, line)
     return batch
 
 
 def _list(body: bytes) -> Batch:
-    try:
+    with contextlib.suppress(ValidationError):
         found = _LIST.validate_json(body)
         return Batch(_bounded(len(found)), dict(enumerate(found)))
+    try:
+        values = from_json(body)
+    except ValueError as error:
+        raise ProblemError(422, "the body is not JSON", errors=[{"field": "", "reason": f"Invalid JSON: {error}"}]) from None
+    batch = Batch(_bounded(len(values)))
+    for place, value in enumerate(values):
+        _add(batch, place, to_json(value, inf_nan_mode="constants"))
+    return batch
+
+
+def _add(batch: Batch, place: int, content: bytes) -> None:
+    try:
+        batch.valid[place] = ONE.validate_json(content)
     except ValidationError as error:
-        told = _told(error)
-    if not told[0]["loc"]:
-        raise ProblemError(422, "the body is not JSON", errors=[{"field": "", "reason": told[0]["msg"]}])
-    values = from_json(body)
-    bad = {one["loc"][0] for one in told}
-    good = [place for place in range(_bounded(len(values))) if place not in bad]
-    valid = _LIST.validate_json(to_json([values[place] for place in good], inf_nan_mode="constants"))
-    return Batch(len(values), dict(zip(good, valid, strict=True)), [_fault(one["loc"][0], one["loc"][1:], one) for one in told])
+        batch.faults += [{"place": place, **fault} for fault in faults(error, Transaction)]
 
 
 def _bounded(count: int) -> int:
@@ -129,18 +136,13 @@ def _bounded(count: int) -> int:
 
 
 def faults(error: ValidationError, model: type[BaseModel]) -> list[dict[str, Any]]:
-    """Return what is wrong with one object that is no transaction: `field` and `reason`."""
-    return [{"field": field_name(one["loc"], model), "reason": _reason(one)} for one in _told(error)]
-
-
-def _told(error: ValidationError) -> list[ErrorDetails]:
-    if error.error_count() > MOST_FAULTS:
-        raise ProblemError(422, f"more than {MOST_FAULTS:,} faults: this is not a body of transactions", errors=[])
-    return error.errors(include_url=False, include_context=False, include_input=False)
-
-
-def _fault(place: object, location: tuple[int | str, ...], one: ErrorDetails) -> dict[str, Any]:
-    return {"place": place, "field": field_name(location), "reason": _reason(one)}
+    """Return what is wrong with one object: `field` and `reason`, `MOST_FAULTS` of them and how many more there are."""
+    count = error.error_count()
+    if count > COUNTED:
+        return [{"field": "", "reason": f"has {count:,} faults"}]
+    told = error.errors(include_url=False, include_context=False, include_input=False)[:MOST_FAULTS]
+    found: list[dict[str, Any]] = [{"field": field_name(one["loc"], model), "reason": _reason(one)} for one in told]
+    return [*found, {"field": "", "reason": f"and {count - MOST_FAULTS:,} faults more"}] if count > MOST_FAULTS else found
 
 
 def _reason(one: ErrorDetails) -> str:

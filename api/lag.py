@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from api import broker
-from etl.errors import UnavailableError, WarehouseError
+from etl.errors import RefusedError, UnavailableError, WarehouseError
 from etl.log import run_main
 
 TIMEOUT_SECONDS = 10
@@ -37,6 +37,8 @@ def lags(*queries: str) -> Iterator[Lag]:
 
     Raises
     ------
+    RefusedError
+        When one of the topics is not made, or may not be looked at.
     UnavailableError
         When the broker does not answer.
     """
@@ -45,6 +47,11 @@ def lags(*queries: str) -> Iterator[Lag]:
             consumer = Consumer(broker.consumer(GROUPS[query]))
             try:
                 topics = consumer.list_topics(timeout=TIMEOUT_SECONDS).topics
+                if missing := [topic for topic in TOPICS[query] if topic not in topics]:
+                    raise RefusedError(
+                        f"Kafka at {broker.address()} shows no topic {', '.join(missing)}: not made yet, or this user may not describe it; "
+                        "bash/stack.sh up --realtime makes topics and rights"
+                    )
                 places = [TopicPartition(topic, one) for topic in TOPICS[query] for one in topics[topic].partitions]
                 for place in consumer.committed(places, TIMEOUT_SECONDS):
                     first, end = consumer.get_watermark_offsets(place, TIMEOUT_SECONDS)
@@ -54,7 +61,14 @@ def lags(*queries: str) -> Iterator[Lag]:
             finally:
                 consumer.close()
     except KafkaException as error:
-        raise UnavailableError(f"Kafka at {broker.address()} does not answer; start it with bash/stack.sh up --realtime") from error
+        raise UnavailableError(
+            f"Kafka at {broker.address()} does not answer: {error.args[0].str()}; start it with bash/stack.sh up --realtime"
+        ) from error
+
+
+def behind(query: str) -> int:
+    """Return the messages that a query has still before it, all partitions together; raises as `lags`."""
+    return sum(one.messages for one in lags(query))
 
 
 def main() -> None:
@@ -66,10 +80,8 @@ def main() -> None:
     print(f"{'query':<8} {'topic':<23} {'partition':>9} {'messages':>10}")
     for one in found:
         print(f"{one.query:<8} {one.topic:<23} {one.partition:>9} {one.messages:>10,}")
-    behind = {query: sum(one.messages for one in found if one.query == query) for query in GROUPS}
-    over = [
-        f"{query} is {count:,} messages behind" for query, count in behind.items() if arguments.max is not None and count > arguments.max
-    ]
+    sums = {query: sum(one.messages for one in found if one.query == query) for query in GROUPS}
+    over = [f"{query} is {count:,} messages behind" for query, count in sums.items() if arguments.max is not None and count > arguments.max]
     if over:
         raise LagError(f"{' and '.join(over)}, more than {arguments.max:,}; look at bash/stack.sh logs stream")
 

@@ -19,7 +19,11 @@ class Metrics:
             "fraud_api_request_seconds", "From a request's head to its answer's end", ["route"], buckets=SECONDS, registry=self.registry
         )
         self.accepted = Counter("fraud_api_transactions_accepted", "Transactions that the broker acknowledged", registry=self.registry)
-        self.rejected = Counter("fraud_api_transactions_rejected", "Transactions that were not valid", registry=self.registry)
+        self.rejected = Counter(
+            "fraud_api_transactions_rejected",
+            "Transactions that were not valid; a body that was refused as a whole counts as one",
+            registry=self.registry,
+        )
         self._depth = Gauge("fraud_api_queue_depth", "Messages whose acknowledgement is awaited", registry=self.registry)
         self._reached = Gauge("fraud_api_broker_reached", "1 when the broker answered the last time it was asked", registry=self.registry)
         self.lag = Gauge(

@@ -57,18 +57,17 @@ class Sender:
         """Whether the broker answered the last time it was asked."""
         self.depth = 0
         """Messages whose acknowledgement is awaited."""
-        self._producer = Producer(
-            {
-                **broker.producer(),
-                "linger.ms": 2,
-                "message.timeout.ms": WAIT_MS,
-                "queue.buffering.max.messages": 2 * MOST_WAITING,
-                "queue.buffering.max.kbytes": 64 * 1024,
-                "reconnect.backoff.max.ms": 1_000,
-                "error_cb": self._note,
-                **(configuration or {}),
-            }
-        )
+        self._configuration = {
+            **broker.producer(),
+            "linger.ms": 2,
+            "message.timeout.ms": WAIT_MS,
+            "queue.buffering.max.messages": 2 * MOST_WAITING,
+            "queue.buffering.max.kbytes": 64 * 1024,
+            "reconnect.backoff.max.ms": 1_000,
+            "error_cb": self._note,
+            **(configuration or {}),
+        }
+        self._producer = Producer(self._configuration)
         self._probing = self._loop.create_task(self._probe_for_ever())
 
     def _note(self, error: KafkaError) -> None:
@@ -97,7 +96,7 @@ class Sender:
         while True:
             try:
                 await self.probe()
-                self._producer.poll(0)
+                self._take_up()
             except Exception as error:
                 # Without it nobody would notice that the broker is back.
                 logger.error("asking the broker failed: a defect", error=type(error).__name__)
@@ -108,8 +107,22 @@ class Sender:
             self._is_polling = True
             self._loop.call_later(POLL_SECONDS, self._poll)
 
+    def _take_up(self) -> None:
+        """Take up acknowledgements, and another producer when this one is at its end."""
+        try:
+            self._producer.poll(0)
+        except KafkaException as failed:
+            # Fatal errors are raised here and nowhere else: a broker that lost the end of its log has other sequence numbers
+            # than this producer, which takes nothing from then on.
+            logger.error("the producer came to an end, another takes its place", reason=failed.args[0].name())
+            self.is_reached = False
+            lost, self._producer = self._producer, Producer(self._configuration)
+            lost.purge()
+            # Whoever waits is told that nothing was acknowledged; of what was purged nothing needs the broker.
+            lost.flush(PROBE_WAIT_SECONDS)
+
     def _poll(self) -> None:
-        self._producer.poll(0)
+        self._take_up()
         self._is_polling = self.depth > 0
         if self._is_polling:
             self._loop.call_later(POLL_SECONDS, self._poll)

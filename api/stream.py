@@ -7,12 +7,13 @@ what is committed, never from what this one believed.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -21,16 +22,18 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from api import arrivals, broker, champion, meters
 from api.arrivals import Place
 from api.history import GIVEN, MARGIN_DAYS, History
-from api.lag import lags
+from api.lag import behind
 from api.scores import Scores, columns_of, identity
 from api.tables import TRANSACTIONS, Tables, ensure_tables, frame_of
 from api.transaction import Transaction
 from etl import ops
-from etl.errors import BusyError, UnavailableError, WarehouseError
+from etl.errors import BusyError, RefusedError, UnavailableError, WarehouseError
+from etl.faults import named_faults
 from etl.log import logger, run_main
 from etl.settings import settings
 from etl.sql_server import first_sentence, session
 from etl.stack.servers import heartbeat, spark_environment
+from etl.storage import storage
 from ml import score
 from ml.features import DAY, LOOKBACK_DAYS, known_at
 from ml.spark import CONNECT_VARIABLES, main_snapshot
@@ -158,6 +161,59 @@ def read_validated(positions: list[TopicPartition]) -> list[tuple[int, ...]]:
     return found
 
 
+def checkpoint(query: str) -> str:
+    """Return the folder in HDFS where a query notes what it does."""
+    return f"{settings().warehouse_path}/_stream/{query}"
+
+
+def refuse_a_lost_checkpoint() -> None:
+    """Look whether the tables' query still has its checkpoint; without it, it would begin anew and write raw.events again.
+
+    Raises
+    ------
+    RefusedError
+        When the broker knows that messages were written to the tables, and the checkpoint is not there.
+    """
+    folder = checkpoint("tables")
+    with named_faults():
+        # What names the query; the files of raw.events have its name.
+        is_there = storage().status(f"{folder}/metadata", strict=False) is not None
+    if is_there:
+        return
+    consumer = Consumer(broker.consumer(broker.TABLES_GROUP))
+    try:
+        topics = consumer.list_topics(timeout=30).topics
+        places = [TopicPartition(topic, one) for topic in broker.TOPICS if topic in topics for one in topics[topic].partitions]
+        has_written = any(place.offset >= 0 for place in consumer.committed(places, 30)) if places else False
+    finally:
+        consumer.close()
+    if has_written:
+        raise RefusedError(
+            f"{folder} is not in HDFS, but by Kafka's group {broker.TABLES_GROUP} messages were written to the tables: the job would "
+            "write raw.events again; bring the folder back, or begin anew as docs/operations.md says"
+        )
+
+
+@contextlib.contextmanager
+def beating() -> Iterator[None]:
+    """Touch the heartbeat meanwhile: what takes as long as there are transactions must not look like a process that hangs."""
+    beat, is_done = heartbeat("stream"), threading.Event()
+    beat.parent.mkdir(parents=True, exist_ok=True)
+
+    def touch() -> None:
+        while not is_done.is_set():
+            beat.touch()
+            is_done.wait(1)
+
+    thread = threading.Thread(target=touch)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_done.set()
+        thread.join()
+
+
 class Job:
     """The queries and what they share."""
 
@@ -175,10 +231,11 @@ class Job:
         # First how far the tables have come, then what they hold: a job that still ends writes before it notes, so that a row is in
         # one of both at least.
         positions = self.tables.positions()
-        history, self._transactions, self._reports = read_history(spark)
-        self.scores = Scores(history, found)
-        rows = read_validated(positions)
-        history.take(columns_of(dict.fromkeys(rows)))
+        with beating():
+            history, self._transactions, self._reports = read_history(spark)
+            self.scores = Scores(history, found)
+            rows = read_validated(positions)
+            history.take(columns_of(dict.fromkeys(rows)))
         self.scores.uncommitted.update((row[0], row) for row in rows)
         logger.info("history read", transactions=len(history), not_in_core=len(rows), champion=str(found.version) if found else "none")
         self._stop = threading.Event()
@@ -195,11 +252,10 @@ class Job:
         return self._queries
 
     def _started(self, name: str, topics: tuple[str, ...], rows: int, work: Callable[[DataFrame, int], None], pause: str) -> StreamingQuery:
-        here = settings()
         # Tasks of each query have their own share of the cores: messages do not wait for tables.
         self.spark.sparkContext.setLocalProperty("spark.scheduler.pool", name)
         query = source(self.spark, ",".join(topics), rows).writeStream.queryName(name).foreachBatch(work)
-        folder = f"{here.hdfs_uri}{here.warehouse_path}/_stream/{name}"
+        folder = f"{settings().hdfs_uri}{checkpoint(name)}"
         return query.option("checkpointLocation", folder).trigger(processingTime=pause).start()
 
     def stop(self, *_: object) -> None:
@@ -286,7 +342,7 @@ class Job:
 
     def _look(self) -> None:
         """Take in a new champion, and what the batch lane has changed; tell how far behind everything is."""
-        meters.LAG.set(sum(one.messages for one in lags("scores")))
+        meters.LAG.set(behind("scores"))
         meters.look_at_watermarks()
         found = champion.newer(self.scores.champion)
         if found is not self.scores.champion and found is not None:
@@ -315,6 +371,7 @@ def main() -> None:
     try:
         with ops.run("stream") as run:
             meters.serve()
+            refuse_a_lost_checkpoint()
             job = Job(spark_session(), run)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, job.stop)

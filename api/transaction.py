@@ -1,6 +1,6 @@
 """One transaction as it comes in from outside: the model that the API and the stream job share.
 
-`python -m api.transaction` prints its JSON Schema, which stands in `api/transaction.v1.schema.json`.
+Its JSON Schema stands in `api/transaction.v1.schema.json`, made anew by `python -m api.transaction > api/transaction.v1.schema.json`.
 """
 
 from __future__ import annotations
@@ -9,15 +9,12 @@ import datetime as dt
 import json
 import re
 from decimal import Decimal
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, WithJsonSchema
 from pydantic_core import PydanticCustomError, core_schema
 
 from etl.card_numbers import mask_card_numbers
-
-SCHEMA = Path(__file__).with_name("transaction.v1.schema.json")
 
 AHEAD = dt.timedelta(days=1)
 """How far a transaction may lie after its arrival: 'now' of features and training is the newest transaction."""

@@ -314,7 +314,9 @@ _DESCRIBED: dict[str, Callable[[], Server]] = {
     "nodemanager": lambda: _yarn("nodemanager", "NodeManager", _nodemanager_ready, "resourcemanager", "nodemanager", "nodemanager_http"),
     "kafka": _kafka,
     "api": lambda: _realtime("api", "api", _api_ready, ("kafka",), {"api": settings().port("api")}),
-    "stream": lambda: _realtime("stream", "api.stream", _beats("stream"), ("kafka", "loads")),
+    "stream": lambda: _realtime(
+        "stream", "api.stream", _beats("stream"), ("kafka", "loads"), {"stream_metrics": settings().port("stream_metrics")}
+    ),
     "notify": lambda: _realtime("notify", "api.notify", _beats("notify"), ("kafka", "postgres")),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import socket
@@ -13,8 +14,10 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
+from api import connection
 from tests.api.server import GOOD, Answer, Api, free_port, running
 
 CARD = "4111111111111111"
@@ -170,11 +173,136 @@ def test_requests_are_counted_by_route_not_by_path(api: Api):
     assert "fraud_api_broker_reached 0.0" in counts
 
 
+def rejected(api: Api) -> float:
+    (found,) = re.findall(r"^fraud_api_transactions_rejected_total (\S+)", api.ask("GET", "/metrics").body.decode(), re.MULTILINE)
+    return float(found)
+
+
+@pytest.mark.parametrize(
+    ("body", "content", "count"),
+    [
+        (b"[" + b"{}," * 1_000 + b"{}]", "application/json", 1),
+        (b"[{}", "application/json", 1),
+        (b" " * 2_000_001, "application/json", 1),
+        (b"a,b", "text/csv", 1),
+        (b"[{},{},{}]", "application/json", 3),
+        (b"{}\n{}", "application/x-ndjson", 2),
+    ],
+    ids=["too many", "not JSON", "too large", "another type", "three bad ones", "two bad lines"],
+)
+def test_what_is_refused_is_counted_a_body_refused_as_a_whole_once(api: Api, body: bytes, content: str, count: int):
+    before = rejected(api)
+    assert api.ask("POST", "/transactions", body, Content_Type=content).status in (413, 415, 422)
+    assert rejected(api) == before + count
+
+
+GET = b"GET /health/live HTTP/1.1\r\nHost: x\r\n"
+
+
+def connected(api: Api) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", api.port), timeout=30)
+
+
+def sent_until_refused(raw: socket.socket, piece: bytes) -> bytes:
+    """Send the same again and again until the connection is closed; return what was answered."""
+    with contextlib.suppress(OSError):
+        for _ in range(100_000_000 // len(piece)):
+            raw.sendall(piece)
+    with contextlib.suppress(OSError):
+        return raw.recv(1000)
+    return b""
+
+
+@pytest.mark.parametrize(
+    ("head", "piece"),
+    [
+        (GET, b"a: b\r\n"),
+        (GET, b"x: " + b"y" * 997 + b"\r\n"),
+        (GET + b"x: ", b"y" * 1_000),
+        (GET, b"y" * 1_000),
+        (b"GET /", b"y" * 1_000),
+        (b"POST /transactions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n", b"a: b\r\n"),
+        (b"POST /transactions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\nx: ", b"y" * 1_000),
+    ],
+    ids=["many headers", "large headers", "a value", "a name", "a path", "trailers", "a trailer"],
+)
+def test_a_head_without_an_end_is_refused_and_fills_no_memory(api: Api, head: bytes, piece: bytes):
+    assert api.process is not None
+    process = psutil.Process(api.process.pid)
+    before = process.memory_info().rss
+    with connected(api) as raw:
+        raw.sendall(head)
+        answer = sent_until_refused(raw, piece)
+        # The answer is lost where the client still writes.
+        assert answer[:13] in (b"", b"HTTP/1.1 431 ", b"HTTP/1.1 401 ")
+    assert process.memory_info().rss - before < 20_000_000
+    assert api.ask("GET", "/health/live").status == 200
+
+
+def test_a_head_of_sixty_kilobytes_is_taken_and_one_of_seventy_is_told_that_it_is_too_large(api: Api):
+    for kilobytes, status in ((60, b"200"), (70, b"431")):
+        with connected(api) as raw:
+            raw.sendall(GET + b"x: " + b"y" * 1024 * kilobytes + b"\r\n\r\n")
+            assert raw.recv(1000).startswith(b"HTTP/1.1 " + status)
+
+
+def test_a_body_in_many_small_pieces_is_taken(api: Api):
+    with connected(api) as raw:
+        raw.sendall(head(api, "Transfer-Encoding: chunked") + b"1\r\n \r\n" * 5_000 + b"0\r\n\r\n")
+        assert raw.recv(1000).startswith(b"HTTP/1.1 422 ")
+
+
+def test_requests_that_nobody_waits_for_do_not_pile_up(api: Api):
+    with connected(api) as raw:
+        raw.sendall((GET + b"\r\n") * 50)
+        found = b""
+        while found.count(b"HTTP/1.1 200") < 50:
+            found += raw.recv(100_000)
+    with connected(api) as raw:
+        sent_until_refused(raw, (GET + b"\r\n") * 1_000)
+    assert api.ask("GET", "/health/live").status == 200
+
+
+def test_connections_are_bounded_and_one_too_many_is_told_so(api: Api):
+    with contextlib.ExitStack() as opened:
+        many = [opened.enter_context(connected(api)) for _ in range(connection.MOST_CONNECTIONS + 1)]
+        answer = many[-1].recv(1000)
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"retry-after: 1" in answer.lower()
+        assert b"application/problem+json" in answer
+        many[0].sendall(GET + b"\r\n")
+        assert many[0].recv(1000).startswith(b"HTTP/1.1 200 ")
+    assert api.ask("GET", "/health/live").status == 200
+
+
+@pytest.mark.slow
+def test_a_head_that_does_not_come_is_not_waited_for(api: Api):
+    with connected(api) as silent, connected(api) as slow, connected(api) as ends, connected(api) as after:
+        started = time.monotonic()
+        slow.sendall(GET)
+        ends.sendall(b"\r\n")
+        # A body that nobody asked for, after the answer.
+        after.sendall(GET + b"Content-Length: 1000000\r\n\r\n")
+        assert after.recv(1000).startswith(b"HTTP/1.1 200 ")
+        while time.monotonic() - started < 9:
+            slow.sendall(b"a: b\r\n")
+            ends.sendall(b"\r\n")
+            after.sendall(b"x")
+            time.sleep(1)
+        for raw in (silent, slow, ends, after):
+            assert raw.recv(1000).startswith(b"HTTP/1.1 408 ")
+            assert raw.recv(1000) == b""
+        assert 9 < time.monotonic() - started < 15
+    assert api.ask("GET", "/health/live").status == 200
+
+
 def test_what_is_not_http_is_refused_and_the_next_is_served(api: Api):
     for wrong in (b"\x00\xff\r\n\r\n", b"GET\r\n\r\n", b"POST /transactions HTTP/1.1\r\nContent-Length: x\r\n\r\n"):
         with socket.create_connection(("127.0.0.1", api.port), timeout=30) as raw:
             raw.sendall(wrong)
-            assert raw.recv(1000).startswith(b"HTTP/1.1 400 ")
+            answer = raw.recv(1000)
+            assert answer.startswith(b"HTTP/1.1 400 ")
+            assert b"application/problem+json" in answer
     assert api.ask("GET", "/health/live").status == 200
 
 

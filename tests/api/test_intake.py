@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import random
+import time
 from typing import Any
 
 import pytest
@@ -108,10 +109,37 @@ def test_a_thousand_are_taken_and_one_more_is_not(how: intake.Kind):
     assert raised.value.status == 413
 
 
-def test_a_body_of_nothing_but_faults_is_not_told_one_by_one():
+def as_body(items: list[Any], how: intake.Kind) -> bytes:
+    written = [json.dumps(one) for one in items]
+    return (f"[{','.join(written)}]" if how == "json" else "\n".join(written)).encode()
+
+
+@pytest.mark.parametrize("how", ["json", "lines"])
+def test_of_a_thousand_with_two_faults_each_but_the_last_the_last_is_taken_and_every_fault_is_told(how: intake.Kind):
+    batch = read(as_body([{**GOOD, "currency": "euro", "channel": "pigeon"}] * 999 + [GOOD], how), how)
+    assert (batch.count, ids(batch)) == (1_000, [7])
+    first = 0 if how == "json" else 1
+    places = [fault["index" if how == "json" else "line"] for fault in batch.faults]
+    assert places == [place for place in range(first, 999 + first) for _ in range(2)]
+
+
+@pytest.mark.parametrize("how", ["json", "lines"])
+@pytest.mark.parametrize(
+    ("unknown", "told"), [(9, 9), (10, 10), (11, "and 1 faults more"), (1_000, "and 990 faults more"), (2_000, "has 2,000 faults")]
+)
+def test_one_of_nothing_but_faults_is_told_in_short_and_the_others_are_taken(unknown: int, told: int | str, how: intake.Kind):
+    batch = read(as_body([GOOD, {**GOOD, **{f"x{number}": 1 for number in range(unknown)}}, GOOD], how), how)
+    assert (batch.count, ids(batch)) == (3, [7, 7])
+    assert len(batch.faults) <= intake.MOST_FAULTS + 1
+    assert len(batch.faults) == told if isinstance(told, int) else batch.faults[-1]["reason"] == told
+
+
+def test_a_body_of_as_many_as_fit_in_is_refused_at_once():
+    started = time.monotonic()
     with pytest.raises(ProblemError) as raised:
-        read([{f"x{number}": 1 for number in range(2_000)}])
-    assert (raised.value.status, raised.value.errors) == (422, [])
+        read(b"[" + b"{}," * 600_000 + b"{}]")
+    assert raised.value.status == 413
+    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("name", ["x4111", "a b", "é", "x" * 41, "4111111111111111"])

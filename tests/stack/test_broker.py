@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import resource
 import signal
+import subprocess
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +20,10 @@ from confluent_kafka.admin import AdminClient
 from api import broker, replay, topics
 from api.topics import Topic
 from etl.errors import RefusedError, UnavailableError
-from etl.settings import settings
-from tests.brokers import OwnBroker, given, ids, messages, sent
+from etl.settings import ROOT, settings
+from tests.api.server import GOOD, Api, running
+from tests.brokers import OwnBroker, environment, given, ids, messages, sent
+from tests.receivers import until
 
 # What does not compress, and holds no run of digits that may be a card number.
 LETTERS = str.maketrans("234567", "abcdef")
@@ -161,3 +167,87 @@ def test_a_full_disk_is_an_error_at_the_producer_and_nothing_acknowledged_is_los
         # A broker with room again takes what is sent again.
         assert replay.Broker().send(sent(len(acknowledged) + 1, 500)) == []
         assert set(ids()) >= set(range(1, len(acknowledged) + 501))
+
+
+def lag_of_tables(api: Api) -> str:
+    """What the gauge says, empty where it does not say anything yet."""
+    return "".join(re.findall(r'fraud_api_stream_lag{query="tables"} (\S+)', api.ask("GET", "/metrics").body.decode()))
+
+
+@pytest.mark.slow
+def test_a_topic_that_is_missing_is_told_by_the_verb_and_the_api_and_no_gauge_keeps_its_last_value(plain: OwnBroker, tmp_path: Path):
+    admin = AdminClient(broker.client())
+    with running(tmp_path) as api:
+        until(lambda: lag_of_tables(api) not in ("", "NaN"), 60)
+        admin.delete_topics([broker.ALERTS])[broker.ALERTS].result(30)
+        try:
+            until(lambda: lag_of_tables(api) == "NaN", 30)
+            assert "shows no topic alerts: not made yet" in api.log
+            ran = subprocess.run([ROOT / "bash" / "stream.sh", "lag"], env=environment(), capture_output=True, text=True, check=False)
+            assert ran.returncode == RefusedError.exit_code
+            assert re.fullmatch(r".*shows no topic alerts: not made yet, .*\n", ran.stderr)
+        finally:
+            topics.apply(topics.declared())
+        until(lambda: lag_of_tables(api) not in ("", "NaN"), 60)
+
+
+def posted(api: Api, keys: range) -> list[int]:
+    """Post transactions of one customer one by one; return the keys that were acknowledged."""
+    return [key for key in keys if api.ask("POST", "/transactions", {**GOOD, "transaction_id": key}).status == 202]
+
+
+@pytest.mark.slow
+def test_after_a_broker_has_lost_the_end_of_its_log_the_api_takes_transactions_again_by_itself(tmp_path: Path):
+    with given() as own:
+        own.start()
+        own.prepare()
+        with running(tmp_path) as api:
+            api.await_ready()
+            assert posted(api, range(1, 11)) == list(range(1, 11))
+            own.end(signal.SIGKILL)
+            # As after a power failure: the producer is ten messages on, the broker knows of the first ones only.
+            (log,) = (path for path in (own.folder / "kafka" / "log").glob("transactions-?/*.log") if path.stat().st_size)
+            os.truncate(log, log.stat().st_size // 2)
+            own.start()
+            kept = ids()
+            assert 0 < len(kept) < 10
+            api.await_ready()
+            taken: list[int] = []
+            deadline = time.monotonic() + 30
+            for key in range(11, 1_000_000):
+                taken += posted(api, range(key, key + 1))
+                if len(taken) == 10:
+                    break
+                assert time.monotonic() < deadline, api.log
+            assert "the producer came to an end" in api.log
+            assert set(taken) | set(kept) <= set(ids())
+            assert len(ids()) == len(set(ids()))
+
+
+@pytest.mark.slow
+def test_after_a_full_disk_and_a_kill_of_the_broker_the_api_goes_on_and_nothing_acknowledged_is_lost(tmp_path: Path):
+    with given() as own:
+        own.start()
+        own.prepare()
+        with running(tmp_path) as api:
+            api.await_ready()
+            resource.prlimit(own.pid, resource.RLIMIT_FSIZE, (512 * 1024, resource.RLIM_INFINITY))
+            acknowledged: list[int] = []
+            for first in range(1, 500_001, 500):
+                text = base64.b32encode(os.urandom(50)).decode().translate(LETTERS)
+                batch = [{**GOOD, "transaction_id": key, "device": text} for key in range(first, first + 500)]
+                answer = api.ask("POST", "/transactions", batch)
+                if answer.status != 202:
+                    break
+                acknowledged += answer.told["accepted"]
+            assert answer.status == 503
+            own.wait()
+            api.await_ready(False)
+            for _ in range(2):
+                own.start()
+                api.await_ready()
+                answer = api.ask("POST", "/transactions", batch)
+                assert answer.status == 202, api.log
+                assert set(acknowledged) | set(answer.told["accepted"]) <= set(ids())
+                own.end(signal.SIGKILL)
+                api.await_ready(False)

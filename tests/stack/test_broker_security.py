@@ -12,7 +12,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka.admin import AclBinding, AdminClient
 
-from api import broker, replay, users
+from api import broker, lag, replay, users
 from etl.errors import RefusedError, UnavailableError
 from etl.settings import ROOT, settings
 from tests.brokers import OwnBroker, environment, given, ids, sent
@@ -57,6 +57,21 @@ def test_a_user_does_what_it_may(as_user: Callable[..., None], secured: OwnBroke
     secured.prepare()
     wanted = [right for rights in users.declared().values() for right in rights]
     assert sorted(map(str, rights())) == sorted(map(str, wanted))
+
+
+@pytest.mark.parametrize("user", ["api", "replay", "stream"])
+def test_who_tells_the_lag_may_look_at_every_topic(as_user: Callable[..., None], user: str):
+    as_user("replay")
+    replay.Broker().send(sent(2001, 3))
+    as_user(user)
+    assert {(one.query, one.topic) for one in lag.lags()} == {("scores", broker.TRANSACTIONS), *(("tables", one) for one in broker.TOPICS)}
+    assert lag.behind("scores") >= 3
+
+
+def test_a_topic_that_a_user_may_not_look_at_is_told_in_one_sentence(as_user: Callable[..., None]):
+    as_user("notify")
+    with pytest.raises(RefusedError, match="shows no topic transactions: not made yet, or this user may not describe it"):
+        lag.behind("scores")
 
 
 READ = """

@@ -20,6 +20,7 @@ from pyspark.sql import SparkSession
 
 from api import broker, lag, rejects
 from etl import events, maintain, ops
+from etl.errors import RefusedError
 from etl.settings import ROOT, settings
 from etl.sql_server import Session
 from etl.stack import control
@@ -378,6 +379,30 @@ def test_a_micro_batch_that_was_killed_and_whose_day_is_folded_meanwhile_is_ther
         wait(is_written)
     assert hive.run("SELECT count(*), count(DISTINCT topic_partition, topic_offset) FROM raw.events") == [(len(arriving),) * 2]
     assert column(hive, "SELECT transaction_id FROM core.transactions WHERE lane = 'stream' ORDER BY 1") == ids(arriving)
+
+
+@pytest.mark.slow
+def test_without_the_checkpoint_of_what_was_written_the_job_refuses_and_with_it_it_goes_on(lane: None, hive: Session):
+    arriving = to_come()
+    with job():
+        send(arriving[:50])
+        wait(lambda: len(told(broker.PREDICTIONS)) == 50)
+        wait(is_written)
+    there, away = (f"{settings().warehouse_path}/{name}" for name in ("_stream", "_stream_away"))
+    storage().rename(there, away)
+    try:
+        ran = subprocess.run([ROOT / "bash" / "stream.sh"], capture_output=True, text=True, timeout=120, check=False)
+        assert ran.returncode == RefusedError.exit_code, ran.stderr
+        assert f"error: {there}/tables is not in HDFS, but by Kafka's group stream-tables messages were written" in ran.stderr
+        assert "Traceback" not in ran.stderr
+        assert column(hive, "SELECT count(*) FROM raw.events") == [50]
+    finally:
+        storage().rename(away, there)
+    with job():
+        send(arriving[50:60])
+        wait(lambda: len(told(broker.PREDICTIONS)) == 60)
+        wait(is_written)
+    assert column(hive, "SELECT count(*) FROM raw.events") == [60]
 
 
 STEPS = {
