@@ -136,7 +136,8 @@ def listed(page: Page) -> dict[str, Any]:
 def _alerts(count: int, before: Cursor | None) -> list[dict[str, Any]]:
     where = ""
     if before is not None:
-        at = f"timestamp {literal(before[0].strftime('%Y-%m-%d %H:%M:%S.%f'))}"
+        # A year before 1000 has its zeros here only.
+        at = f"timestamp {literal(before[0].replace(tzinfo=None).isoformat(' '))}"
         where = f"WHERE transacted_at < {at} OR (transacted_at = {at} AND transaction_id < {before[1]})"
     try:
         with session("readers") as hive:
