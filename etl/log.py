@@ -40,7 +40,6 @@ def configure() -> None:
             renderer,
         ],
         logger_factory=structlog.PrintLoggerFactory(_StandardError()),  # type: ignore[arg-type]
-        cache_logger_on_first_use=True,
     )
 
 
