@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from etl.errors import RefusedError
 from etl.settings import settings
@@ -110,6 +111,29 @@ def produce(to: Producer, topic: str, value: bytes, key: str | None, **more: Any
             return
         except BufferError:
             to.poll(1)
+
+
+_COORDINATOR_MOVES = {KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS}
+
+
+def committed(by: Consumer, places: list[TopicPartition]) -> list[TopicPartition]:
+    """Return the offsets that a consumer's group has committed, below zero where it has none.
+
+    A broker that has just started says for some seconds that it does not know the group: it is asked again.
+
+    Raises
+    ------
+    KafkaException
+        When the broker does not answer in time.
+    """
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while True:
+        try:
+            return by.committed(places, ANSWER_SECONDS) if places else []
+        except KafkaException as error:
+            if error.args[0].code() not in _COORDINATOR_MOVES or time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 def consumer(group: str) -> dict[str, Any]:

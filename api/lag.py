@@ -53,7 +53,7 @@ def lags(*queries: str) -> Iterator[Lag]:
                         "bash/stack.sh up --realtime makes topics and rights"
                     )
                 places = [TopicPartition(topic, one) for topic in TOPICS[query] for one in topics[topic].partitions]
-                for place in consumer.committed(places, TIMEOUT_SECONDS):
+                for place in broker.committed(consumer, places):
                     first, end = consumer.get_watermark_offsets(place, TIMEOUT_SECONDS)
                     # What the job itself writes ends with the mark of its transaction, which is no message.
                     mark = 0 if place.topic == broker.TRANSACTIONS else 1

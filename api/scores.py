@@ -65,7 +65,7 @@ class Scores:
         self._producer = Producer({**broker.producer(), "transactional.id": broker.SCORES_GROUP, "linger.ms": 5})
         self._producer.init_transactions(TIMEOUT_SECONDS)
         partitions = self._consumer.list_topics(broker.TRANSACTIONS, TIMEOUT_SECONDS).topics[broker.TRANSACTIONS].partitions
-        committed = self._consumer.committed([TopicPartition(broker.TRANSACTIONS, one) for one in partitions], TIMEOUT_SECONDS)
+        committed = broker.committed(self._consumer, [TopicPartition(broker.TRANSACTIONS, one) for one in partitions])
         self._told = {one.partition: max(one.offset, 0) for one in committed}
 
     def take(self, rows: pa.Table) -> Told:

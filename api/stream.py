@@ -184,7 +184,7 @@ def refuse_a_lost_checkpoint() -> None:
     try:
         topics = consumer.list_topics(timeout=30).topics
         places = [TopicPartition(topic, one) for topic in broker.TOPICS if topic in topics for one in topics[topic].partitions]
-        has_written = any(place.offset >= 0 for place in consumer.committed(places, 30)) if places else False
+        has_written = any(place.offset >= 0 for place in broker.committed(consumer, places))
     finally:
         consumer.close()
     if has_written:

@@ -131,7 +131,7 @@ class Tables:
     def positions(self) -> list[TopicPartition]:
         """Return from where on valid transactions may not be in core yet."""
         partitions = self._consumer.list_topics(broker.VALIDATED, 30).topics[broker.VALIDATED].partitions
-        found = self._consumer.committed([TopicPartition(broker.VALIDATED, one) for one in partitions], 30)
+        found = broker.committed(self._consumer, [TopicPartition(broker.VALIDATED, one) for one in partitions])
         return [TopicPartition(one.topic, one.partition, max(one.offset, 0)) for one in found]
 
     def _remember(self, rows: pa.Table) -> None:

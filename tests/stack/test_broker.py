@@ -17,7 +17,7 @@ import pytest
 from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
-from api import broker, replay, topics
+from api import broker, lag, replay, topics
 from api.topics import Topic
 from etl.errors import RefusedError, UnavailableError
 from etl.settings import ROOT, settings
@@ -40,6 +40,10 @@ def plain() -> Iterator[OwnBroker]:
 def partitions() -> dict[str, int]:
     found = AdminClient(broker.client()).list_topics(timeout=30).topics
     return {name: len(topic.partitions) for name, topic in found.items() if not name.startswith("_")}
+
+
+def test_a_broker_that_has_only_just_started_tells_how_far_each_group_has_come(plain: OwnBroker):
+    assert (lag.behind("scores"), lag.behind("tables")) == (0, 0)
 
 
 def test_topics_are_those_declared_and_a_second_making_changes_nothing(plain: OwnBroker):
