@@ -107,6 +107,13 @@ def test_an_image_says_what_it_is(tool: str, built: dict[str, int], image: str):
     assert len(labels["org.opencontainers.image.revision"].removesuffix("-dirty")) == 40
 
 
+def health_check(tool: str, image: str) -> list[str]:
+    """Return the command of an image's health check."""
+    shown = json.loads(ran(tool, "image", "inspect", f"card-fraud/{image}:{TAG}"))[0]
+    # Podman tells it beside Docker's place.
+    return list((shown.get("Healthcheck") or shown["Config"]["Healthcheck"])["Test"][1:])
+
+
 @contextmanager
 def started(tool: str, image: str, *command: str, folder: Path, **environment: object) -> Iterator[str]:
     """Run a server's image until it answers its own health check; gives the container's name."""
@@ -118,9 +125,7 @@ def started(tool: str, image: str, *command: str, folder: Path, **environment: o
         f"card-fraud/{image}:{TAG}", *command)  # fmt: skip
     try:
         deadline = time.monotonic() + 120
-        shown = json.loads(ran(tool, "image", "inspect", f"card-fraud/{image}:{TAG}"))[0]
-        # Podman tells it beside Docker's place.
-        check = (shown.get("Healthcheck") or shown["Config"]["Healthcheck"])["Test"][1:]
+        check = health_check(tool, image)
         while subprocess.run([tool, "exec", name, *check], capture_output=True).returncode:
             logs = subprocess.run([tool, "logs", name], capture_output=True, text=True)
             assert time.monotonic() < deadline, logs.stdout[-2000:] + logs.stderr[-2000:]
@@ -253,8 +258,9 @@ def test_the_warehouse_image_loads_a_table(tool: str, built: dict[str, int], fol
     rows("DELETE FROM bank.terminals")
     rows("INSERT INTO bank.terminals SELECT n, 'terminal ' || n, 'BE', 'fuel' FROM generate_series(1, 25) n")
     options = [part for key, value in secrets.items() for part in ("--env", f"WAREHOUSE_{key.upper()}={value}")]
-    told = ran(tool, "run", "--rm", *SAFE, *options, "--volume", f"{folder}:/var/lib/warehouse", f"card-fraud/warehouse:{TAG}",
-               "bash/load.sh", "full", "terminals")  # fmt: skip
+    image = [*SAFE, *options, "--volume", f"{folder}:/var/lib/warehouse", f"card-fraud/warehouse:{TAG}"]
+    ran(tool, "run", "--rm", *image, *health_check(tool, "warehouse"))
+    told = ran(tool, "run", "--rm", *image, "bash/load.sh", "full", "terminals")
     assert "error" not in told
     assert hive.run("SELECT count(*), max(terminal_id) FROM core.terminals") == [(25, 25)]
 
