@@ -158,7 +158,7 @@ def commit(hive: Session, target: Target, template: str, number: int, run_id: st
             hive.run_file(
                 f"{SOURCE_TEMPLATES}/{template}",
                 name=target.name,
-                source=target.table.name,
+                published=target.table.name,
                 key=list(target.table.key),
                 columns=list(target.columns),
                 is_streamed=target.is_streamed,

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Build the marts that people read: days whose rows have changed, from core, the predictions and the warehouse's own records.
+# Usage: bash/marts.sh [build [--full] | docs]
+#   --full   build every day anew; gives the same rows
+#   docs     a page of every table, column and their lineage
+source "$(dirname "$0")/lib.sh"
+py ml.marts "$@"

@@ -1,0 +1,118 @@
+{#
+  Materialization `by_day`: a table of which a run replaces the days whose rows have changed, in one commit.
+
+  A day has changed where number and sum of hashes of the rows that the model gives differ from those that the table holds, so it
+  does not matter why: a late row, a label, a correction, a deletion, a killed run. A run after which nothing differs commits nothing.
+  Days are the column `day` (by default transacted_on); with `day: none` the table is replaced whole where anything differs.
+
+  Columns, types and comments come from the model's YAML, which is the one place where they stand.
+#}
+{% materialization by_day, adapter='spark' %}
+  {%- set day = config.get('day', default='transacted_on') -%}
+  {%- set day = none if day == 'none' else day -%}
+  {%- set new = this.identifier ~ '__new' -%}
+  {%- set columns = model.columns.values() | list -%}
+  {%- set existing = load_relation(this) -%}
+
+  {{ run_hooks(pre_hooks) }}
+
+  {%- call statement('new') -%}
+    create or replace temporary view {{ new }} as
+    select
+    {%- for column in columns %}
+      cast({{ column.name }} as {{ column.data_type }}) as {{ column.name }}{{ "," if not loop.last }}
+    {%- endfor %}
+    from (
+    {{ compiled_code }}
+    )
+  {%- endcall -%}
+
+  {%- if existing is none -%}
+    {%- call statement('create') -%}
+      create table {{ this }} (
+      {%- for column in columns %}
+        {{ column.name }} {{ column.data_type }}{{ " not null" if is_required(column) }} comment '{{ escaped(column.description) }}'{{ "," if not loop.last }}
+      {%- endfor %}
+      ) using iceberg {{ "partitioned by (" ~ day ~ ")" if day }} comment '{{ escaped(model.description) }}'
+      tblproperties (
+        'format-version' = '2', 'write.parquet.compression-codec' = 'zstd', 'write.distribution-mode' = 'hash',
+        'write.metadata.delete-after-commit.enabled' = 'true', 'write.metadata.previous-versions-max' = '20'
+      )
+    {%- endcall -%}
+    {%- set where = 'true' -%}
+  {%- elif has_other_columns(existing, columns) -%}
+    {# One commit as well; what it held before stays in its history. #}
+    {%- call statement('replace') -%}
+      create or replace table {{ this }} using iceberg {{ "partitioned by (" ~ day ~ ")" if day }} comment '{{ escaped(model.description) }}'
+      tblproperties ('format-version' = '2', 'write.parquet.compression-codec' = 'zstd', 'write.distribution-mode' = 'hash')
+      as select * from {{ new }}
+    {%- endcall -%}
+    {%- for column in columns -%}
+      {%- call statement('comment') -%}
+        alter table {{ this }} alter column {{ column.name }} comment '{{ escaped(column.description) }}'
+      {%- endcall -%}
+    {%- endfor -%}
+    {%- set where = '' -%}
+  {%- elif should_full_refresh() -%}
+    {%- set where = 'true' -%}
+  {%- else -%}
+    {%- set where = changed(this, new, day, columns) -%}
+  {%- endif -%}
+
+  {%- if where -%}
+    {%- call statement('main') -%}
+      insert into {{ this }} replace where {{ where }} select * from {{ new }} where {{ where }}
+    {%- endcall -%}
+  {%- else -%}
+    {%- call noop_statement('main', 'nothing has changed') -%}
+      select 'nothing has changed'
+    {%- endcall -%}
+  {%- endif -%}
+
+  {%- call statement('drop') -%} drop view if exists {{ new }} {%- endcall -%}
+  {{ run_hooks(post_hooks) }}
+  {{ return({'relations': [this]}) }}
+{% endmaterialization %}
+
+
+{% macro escaped(text) -%}
+  {{ (text | string | trim).replace('\\', '\\\\').replace("'", "\\'").replace('\n', ' ') }}
+{%- endmacro %}
+
+
+{% macro is_required(column) -%}
+  {%- for constraint in column.constraints or [] if constraint.type == 'not_null' -%} yes {%- endfor -%}
+{%- endmacro %}
+
+
+{% macro has_other_columns(relation, columns) -%}
+  {%- set have = [] -%}
+  {%- for row in run_query('describe ' ~ relation).rows if row[0] and not row[0].startswith('#') -%}
+    {%- do have.append(row[0] ~ ' ' ~ row[1]) -%}
+  {%- endfor -%}
+  {%- set want = [] -%}
+  {%- for column in columns -%} {%- do want.append(column.name ~ ' ' ~ column.data_type) -%} {%- endfor -%}
+  {# Of a partitioned table `describe` tells the partition's columns once more at the end. #}
+  {{ return(have[:want | length] != want) }}
+{%- endmacro %}
+
+
+{# The condition that names the days whose rows differ; empty where none does. #}
+{% macro changed(old, new, day, columns) -%}
+  {%- set hash -%}
+    sum(cast(xxhash64(
+    {%- for column in columns -%} {{ column.name }}, isnull({{ column.name }}){{ ", " if not loop.last }} {%- endfor -%}
+    ) as decimal(38, 0)))
+  {%- endset -%}
+  {%- set key = day or '1' -%}
+  {%- set found = run_query(
+    'select coalesce(n.k, o.k) from (select ' ~ key ~ ' as k, count(*) as c, ' ~ hash ~ ' as h from ' ~ new ~ ' group by 1) as n '
+    ~ 'full join (select ' ~ key ~ ' as k, count(*) as c, ' ~ hash ~ ' as h from ' ~ old ~ ' group by 1) as o on n.k = o.k '
+    ~ 'where not (n.c <=> o.c and n.h <=> o.h)'
+  ).columns[0].values() -%}
+  {%- if not found -%} {{ return('') }} {%- endif -%}
+  {%- if not day -%} {{ return('true') }} {%- endif -%}
+  {%- set days = [] -%}
+  {%- for one in found -%} {%- do days.append("date '" ~ one ~ "'") -%} {%- endfor -%}
+  {{ return(day ~ ' in (' ~ days | sort | join(', ') ~ ')') }}
+{%- endmacro %}
