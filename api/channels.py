@@ -21,6 +21,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError
 
 from api.alert import Alert
+from api.notice import Notice
 from etl.card_numbers import mask_card_numbers
 from etl.errors import RefusedError, WarehouseError
 from etl.log import logger
@@ -37,7 +38,11 @@ SAMPLE = Alert.model_validate_json(
     '"model_version": 1, "reasons": [{"feature": "f", "contribution": 0.5, "description": "d"}], '
     '"scored_at": "2026-01-01T00:00:01Z", "received_at": "2026-01-01T00:00:00Z"}'
 )
-"""With it templates are tried before anything is sent."""
+SAMPLE_NOTICE = Notice.model_validate_json(
+    '{"run_id": "r", "checked_at": "2026-01-01T00:00:00Z", "failed_checks": '
+    '[{"table_name": "core.t", "check_name": "c", "severity": "error", "observed": "2"}]}'
+)
+"""With them templates are tried before anything is sent."""
 
 
 class DeliveryError(WarehouseError):
@@ -105,6 +110,7 @@ class Log(_Channel):
 
     kind: Literal["log"]
     template: str = "log.txt.j2"
+    notice_template: str = "notice.log.txt.j2"
 
     def send(self, key: str, text: str) -> None:
         """Write the text as one event."""
@@ -116,6 +122,7 @@ class Webhook(_Http):
 
     kind: Literal["webhook"]
     template: str = "webhook.json.j2"
+    notice_template: str = "notice.webhook.json.j2"
     secret_file: Path | None = None
 
     def send(self, key: str, text: str) -> None:
@@ -132,6 +139,7 @@ class Sms(_Http):
 
     kind: Literal["sms"]
     template: str = "sms.json.j2"
+    notice_template: str = "notice.sms.json.j2"
     sender: str
     recipients: Annotated[list[str], Field(min_length=1)]
     token_file: Path | None = None
@@ -149,6 +157,7 @@ class Email(_Remote):
 
     kind: Literal["email"]
     template: str = "email.txt.j2"
+    notice_template: str = "notice.email.txt.j2"
     host: str
     port: int = 587
     starttls: bool = True
@@ -204,8 +213,8 @@ class Configuration(BaseModel):
     retry: Retry = Retry()
     templates: Path | None = Field(None, description="folder whose templates come before those of api/templates")
 
-    def render(self, name: str, alert: Alert) -> str:
-        """Return the text of an alert for a channel, without card numbers.
+    def render(self, name: str, message: Alert | Notice) -> str:
+        """Return the text of an alert or a notice for a channel, without card numbers.
 
         Raises
         ------
@@ -213,15 +222,15 @@ class Configuration(BaseModel):
             When the template fails: no later attempt can do better.
         """
         channel = self.channels[name]
+        what, path = ("alert", channel.template) if isinstance(message, Alert) else ("notice", channel.notice_template)
         try:
-            template = _environment(self.templates).get_template(channel.template)
-            text = mask_card_numbers(
-                template.render(alert=json.loads(alert.model_dump_json()), key=alert.idempotency_key, channel=channel.model_dump())
-            )
-            if ".json" in channel.template:
+            template = _environment(self.templates).get_template(path)
+            told = {what: json.loads(message.model_dump_json())}
+            text = mask_card_numbers(template.render(**told, key=message.idempotency_key, channel=channel.model_dump()))
+            if ".json" in path:
                 json.loads(text)
         except (jinja2.TemplateError, ValueError, TypeError, ArithmeticError) as error:
-            raise DeliveryError(f"template {channel.template} failed: {type(error).__name__}", is_final=True) from None
+            raise DeliveryError(f"template {path} failed: {type(error).__name__}", is_final=True) from None
         return text
 
 
@@ -244,6 +253,7 @@ def configuration() -> Configuration:
     try:
         for name, channel in found.channels.items():
             found.render(name, SAMPLE)
+            found.render(name, SAMPLE_NOTICE)
             for field in ("secret_file", "token_file", "password_file"):
                 if given := getattr(channel, field, None):
                     _secret(given)

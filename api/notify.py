@@ -26,6 +26,7 @@ from api import broker
 from api.alert import Alert
 from api.arrivals import payload_of
 from api.channels import Configuration, DeliveryError, Retry, configuration
+from api.notice import Notice
 from etl.card_numbers import mask_card_numbers
 from etl.databases import connect, opened
 from etl.errors import RefusedError, UnavailableError
@@ -46,7 +47,7 @@ INSERT INTO ops.notifications (idempotency_key, channel, customer_id, state, err
 """
 TAKE = """
 SELECT idempotency_key, customer_id, attempts, payload FROM ops.notifications
-WHERE channel = %s AND state = 'pending' AND next_attempt_at <= clock_timestamp()
+WHERE channel = %s AND state = 'pending' AND next_attempt_at <= clock_timestamp() AND (%s IS NULL OR idempotency_key = %s)
 ORDER BY next_attempt_at LIMIT 1 FOR UPDATE SKIP LOCKED
 """
 WAS_SENT = """
@@ -76,6 +77,11 @@ class Arrival:
     def place(self) -> str:
         """Where it stands."""
         return f"{self.topic}/{self.partition}/{self.offset}"
+
+
+def parsed(payload: str) -> Alert | Notice:
+    """Return what was recorded: an alert, or a notice about data."""
+    return Notice.model_validate_json(payload) if payload.startswith('{"run_id"') else parse(payload.encode())
 
 
 def parse(value: bytes | None) -> Alert:
@@ -115,14 +121,31 @@ def wait_seconds(retry: Retry, attempts: int) -> float:
     return longest * random.uniform(0.5, 1)  # noqa: S311 - spreads load, guards nothing
 
 
-def deliver_next(session: connection, here: Configuration, name: str) -> bool:
-    """Send what is due the longest for a channel; False when nothing is.
+def tell(notice: Notice) -> None:
+    """Record a notice for each channel and try to send it; what cannot be sent now waits for the notifier.
+
+    Raises
+    ------
+    RefusedError
+        When the channels' configuration is wrong.
+    """
+    here = configuration()
+    with closing(connect("etl", "warehouse", "notify")) as session:
+        with session, session.cursor() as cursor:
+            rows = [(notice.idempotency_key, name, None, "pending", None, notice.model_dump_json(), None) for name in here.channels]
+            execute_values(cursor, RECORD, rows)
+        for name in here.channels:
+            deliver_next(session, here, name, notice.idempotency_key)
+
+
+def deliver_next(session: connection, here: Configuration, name: str, only: str | None = None) -> bool:
+    """Send what is due the longest for a channel, or the message of one key; False when nothing is.
 
     A transaction of its own, whose row is locked meanwhile: of several notifiers one sends it.
     """
     channel = here.channels[name]
     with session, session.cursor() as cursor:
-        cursor.execute(TAKE, (name,))
+        cursor.execute(TAKE, (name, only, only))
         if (row := cursor.fetchone()) is None:
             return False
         key, customer_id, attempts, payload = row
@@ -135,7 +158,7 @@ def deliver_next(session: connection, here: Configuration, name: str) -> bool:
             return True
         attempts += 1
         try:
-            channel.send(key, here.render(name, parse(payload.encode())))
+            channel.send(key, here.render(name, parsed(payload)))
         except (DeliveryError, ValueError) as error:
             # Other code may have recorded what this one does not take for an alert.
             is_dead = attempts >= here.retry.attempts or not isinstance(error, DeliveryError) or error.is_final

@@ -11,14 +11,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from etl import ops
 from etl.errors import RefusedError, WarehouseError
 from etl.log import logger, run_main
+from etl.screens import progress
 from etl.settings import ROOT, settings
-from etl.sql_server import Session, session
+from etl.sql_server import Session, first_sentence, session
 from ml.evaluation import TOP_CARDS
 from ml.params import params
 from ml.records import copy_records
@@ -28,7 +29,7 @@ NEEDED = ("core.transactions", "core.customers", "core.terminals", "core.fraud_r
 
 
 class MartsError(WarehouseError):
-    """dbt ended with an error."""
+    """dbt could not run, or a mart could not be built."""
 
 
 def target() -> Path:
@@ -36,8 +37,8 @@ def target() -> Path:
     return settings().data_dir / "report" / "marts"
 
 
-def refuse_what_is_missing(hive: Session) -> None:
-    """Look whether the tables that the marts are built from exist.
+def refuse_what_is_missing(hive: Session, only: str = "") -> None:
+    """Look whether the tables that the marts are built from exist, or those of one database.
 
     Raises
     ------
@@ -45,16 +46,34 @@ def refuse_what_is_missing(hive: Session) -> None:
         Naming those that do not.
     """
     have = {f"{row[0]}.{row[1]}" for database in ("core", "mart") for row in hive.run(f"SHOW TABLES IN {database}")}
-    if missing := [table for table in NEEDED if table not in have]:
+    if missing := [table for table in NEEDED if table.startswith(only) and table not in have]:
         raise RefusedError(f"there is no table {', '.join(missing)}; load with bash/load.sh full, then bash/train.sh and bash/score.sh")
 
 
-def dbt(*arguments: str, variables: Mapping[str, object] | None = None) -> int:
-    """Run dbt on hive/mart; returns its exit code (0 well, 1 a model or test failed, 2 it could not run)."""
+def read(name: str) -> dict[str, Any]:
+    """Return what dbt wrote about its last run: `manifest.json`, `run_results.json`, `sources.json`."""
+    return json.loads((target() / name).read_text(encoding="utf-8"))
+
+
+def results_of(*arguments: str, file: str = "run_results.json") -> dict[str, Any]:
+    """Run dbt on hive/mart; returns what it wrote about its results, each node's status among them; raises as `dbt` does."""
+    dbt(*arguments, file=file)
+    return read(file)
+
+
+def dbt(*arguments: str, file: str) -> None:
+    """Run dbt on hive/mart, which writes a file about it.
+
+    Raises
+    ------
+    MartsError
+        When dbt could not run at all.
+    """
     here = settings()
-    known = {"as_of": here.as_of, "delay_days": params().windows.delay_days, "top_cards": TOP_CARDS, **(variables or {})}
+    variables = {"as_of": here.as_of, "delay_days": params().windows.delay_days, "top_cards": TOP_CARDS}
     folder = target()
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / file).unlink(missing_ok=True)
     environment = os.environ | {
         "MARTS_HOST": here.loads_host,
         "MARTS_PORT": str(here.port("loads")),
@@ -64,8 +83,23 @@ def dbt(*arguments: str, variables: Mapping[str, object] | None = None) -> int:
         "DBT_LOG_PATH": str(here.data_dir / "logs"),
         "DO_NOT_TRACK": "1",
     }
-    command = [sys.executable, "-m", "dbt.cli.main", *arguments, "--project-dir", str(PROJECT), "--vars", json.dumps(known)]
-    return subprocess.run(command, env=environment, cwd=PROJECT, check=False).returncode
+    # A start through its entry point: `-m dbt.cli.main` would load that module twice.
+    start = "from dbt.cli.main import cli; cli()"
+    command = [sys.executable, "-c", start, "--quiet", *arguments, "--project-dir", str(PROJECT), "--vars", json.dumps(variables)]
+    with progress(f"dbt {arguments[0]}"):
+        ended = subprocess.run(
+            command, env=environment, cwd=PROJECT, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+    if not (folder / file).exists():
+        said = " ".join(ended.stdout.split())[-1000:]
+        raise MartsError(f"dbt could not run (exit code {ended.returncode}): {said}; its log is {here.data_dir / 'logs' / 'dbt.log'}")
+
+
+def first_line(message: str | None) -> str:
+    """Return the sentence of a failed node: what the SQL server said, without Java's stack."""
+    lines = [line.strip() for line in (message or "").splitlines() if line.strip()]
+    told = next((line for line in lines if "Exception" in line or "[" in line), lines[0] if lines else "")
+    return first_sentence(Exception(told.replace("org.apache.hive.service.cli.HiveSQLException: ", "")))
 
 
 def build(full: bool) -> None:
@@ -80,10 +114,20 @@ def build(full: bool) -> None:
         with session() as hive:
             refuse_what_is_missing(hive)
             copy_records(hive, this)
-        code = dbt("build", *(["--full-refresh"] if full else []))
-        if code:
-            raise MartsError(f"dbt ended with code {code}: look above for what failed, mend it and run bash/marts.sh again")
-        logger.info("marts are up to date", folder=str(target()))
+        results = results_of("run", *(["--full-refresh"] if full else []))["results"]
+        for one in results:
+            name, seconds = one["unique_id"].rpartition(".")[2], round(one["execution_time"], 1)
+            if one["status"] == "success":
+                days = (one["adapter_response"] or {}).get("_message", one["message"])
+                logger.info("built", mart=f"mart.{name}", what=days, seconds=seconds)
+            else:
+                logger.error("not built", mart=f"mart.{name}", state=one["status"], reason=first_line(one["message"]))
+        if failed := [one for one in results if one["status"] != "success"]:
+            first = next((one for one in failed if one["status"] == "error"), failed[0])
+            raise MartsError(
+                f"{len(failed)} of {len(results)} marts were not built and are as they were, first "
+                f"{first['unique_id'].rpartition('.')[2]}: {first_line(first['message'])}; run bash/marts.sh again when that is mended"
+            )
 
 
 def main() -> None:
@@ -93,8 +137,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="build every day anew")
     arguments = parser.parse_args()
     if arguments.command == "docs":
-        if code := dbt("docs", "generate", "--static"):
-            raise MartsError(f"dbt ended with code {code}: look above")
+        dbt("docs", "generate", "--static", file="static_index.html")
         print(target() / "static_index.html")
         return
     build(arguments.full)
