@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 import sys
 import time
 import urllib.request
@@ -49,7 +50,9 @@ def _java(heap: str, class_path: list[Path], main: str, *arguments: str, options
 
 
 def _get(url: str) -> dict[str, object]:
-    with urllib.request.urlopen(url, timeout=3) as answer:  # noqa: S310 - the address is our own
+    # Whether the certificate is the right one for a name, clients ask; here the server is asked whether it works.
+    unchecked = ssl._create_unverified_context()  # noqa: S323
+    with urllib.request.urlopen(url, timeout=3, context=unchecked) as answer:  # noqa: S310 - the address is our own
         return json.load(answer)
 
 
@@ -263,7 +266,8 @@ def _beats(name: str) -> Callable[[], bool]:
 
 def _api_ready() -> bool:
     here = settings()
-    return bool(_get(f"http://{configuration.own_address()}:{here.port('api')}/health/ready"))
+    scheme = "https" if here.api_tls_certificate_file else "http"
+    return bool(_get(f"{scheme}://{configuration.own_address()}:{here.port('api')}/health/ready"))
 
 
 def _realtime(name: str, module: str, is_ready: Callable[[], bool], after: tuple[str, ...], ports: dict[str, int] | None = None) -> Server:

@@ -332,3 +332,7 @@ def test_with_a_certificate_it_speaks_tls_only(tmp_path: Path):
             api.ask("GET", "/health/live")
         checked = subprocess.run([sys.executable, "-m", "api.check"], env=api.environment, check=False)
         assert checked.returncode == 0
+        # The stack asks it as well: without a broker it says so, over TLS.
+        asked = "from etl.stack.servers import one_server; one_server('api').is_ready()"
+        told = subprocess.run([sys.executable, "-c", asked], env=api.environment, check=False, capture_output=True, text=True)
+        assert "HTTP Error 503" in told.stderr

@@ -1,0 +1,212 @@
+"""The marts and the checks of data on the real servers, on a bank of a few literal rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from api import quality
+from etl import sql_server
+from etl.databases import opened
+from etl.settings import ROOT, settings
+from etl.sql_server import Session
+from ml import alerts, marts, registry, score
+from tests.receivers import Http
+
+MARTS = sorted(path.stem for path in (ROOT / "hive" / "mart" / "models").glob("*.sql"))
+TABLES = {
+    "core.transactions": "transaction_id bigint, customer_id bigint, terminal_id bigint, transacted_at timestamp, amount decimal(12,2), "
+    "currency string, channel string, device string, updated_at timestamp, lane string",
+    "core.customers": "customer_id bigint, country string, updated_at timestamp",
+    "core.terminals": "terminal_id bigint, terminal_name string, country string, category string, updated_at timestamp",
+    "core.fraud_reports": "transaction_id bigint, reported_at timestamp, is_fraud boolean, scenario int, updated_at timestamp",
+}
+NEVER = "TIMESTAMP '2026-01-01 00:00:00'"
+
+
+def transaction(number: int, day: int, customer: int, terminal: int, amount: str) -> str:
+    at = f"TIMESTAMP '2026-03-{day:02d} 12:00:00'"
+    return f"({number}, {customer}, {terminal}, {at}, {amount}, 'EUR', 'chip', NULL, {NEVER}, 'batch')"
+
+
+def prediction(number: int, day: int, customer: int, terminal: int, amount: str, probability: float) -> str:
+    level = "HIGH" if probability >= 0.5 else "LOW"
+    at = f"TIMESTAMP '2026-03-{day:02d} 12:00:00'"
+    reasons = f"ARRAY(NAMED_STRUCT('feature', 'amount', 'contribution', {probability}D))"
+    return (
+        f"({number}, {customer}, {terminal}, {at}, {amount}, 'card_fraud', 1, {probability}D, {str(probability >= 0.5).lower()}, "
+        f"'{level}', {reasons}, NAMED_STRUCT('amount', {amount}D), {at})"
+    )
+
+
+ROWS = [
+    # A day of training, one that is labelled, and the newest one.
+    (1, 1, 1, 1, "10.00", 0.1),
+    (2, 10, 1, 1, "20.00", 0.9),
+    (3, 10, 2, 1, "30.00", 0.2),
+    (4, 10, 3, 2, "40.00", 0.7),
+    (5, 20, 1, 2, "50.00", 0.3),
+]
+
+
+@pytest.fixture(scope="module")
+def hive(stack: None) -> Iterator[Session]:
+    with sql_server.session() as session:
+        yield session
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bank(hive: Session) -> Iterator[None]:
+    drop(hive)
+    for table, columns in TABLES.items():
+        hive.run(f"CREATE TABLE {table} ({columns}) USING iceberg TBLPROPERTIES ('format-version' = '2')")
+    score.ensure_table(hive, ("amount",))
+    alerts.ensure_table(hive)
+    hive.run(f"INSERT INTO core.transactions VALUES {', '.join(transaction(*row[:5]) for row in ROWS)}")
+    hive.run(f"INSERT INTO mart.predictions VALUES {', '.join(prediction(*row) for row in ROWS)}")
+    hive.run(f"INSERT INTO core.customers VALUES (1, 'BE', {NEVER}), (2, 'NL', {NEVER}), (3, 'BE', {NEVER})")
+    hive.run(f"INSERT INTO core.terminals VALUES (1, 'Grocer', 'BE', 'grocery', {NEVER}), (2, 'Airline', 'FR', 'travel', {NEVER})")
+    hive.run(f"INSERT INTO core.fraud_reports VALUES (2, TIMESTAMP '2026-03-17 12:00:00', true, 1, {NEVER})")
+    client = registry.client()
+    for found in client.search_registered_models():
+        client.delete_registered_model(found.name)
+    client.create_registered_model("card_fraud")
+    window = {"model": "xgboost", "train_from": "2026-03-01", "train_to": "2026-03-08", "average_precision": "0.5"}
+    client.create_model_version("card_fraud", "file:///nowhere", None, tags=window, await_creation_for=0)
+    marts.build(full=False)
+    yield
+    client.delete_registered_model("card_fraud")
+    drop(hive)
+
+
+def drop(hive: Session) -> None:
+    for table in (*TABLES, *(f"mart.{name}" for name in (*MARTS, "predictions", "alerts"))):
+        hive.run(f"DROP TABLE IF EXISTS {table}")
+
+
+def content(hive: Session) -> dict[str, list[str]]:
+    """Rows of every mart but that of the records, which each run adds to."""
+    return {name: sorted(map(str, hive.run(f"SELECT * FROM mart.{name}"))) for name in MARTS if name != "data_quality_daily"}
+
+
+def snapshots(hive: Session) -> dict[str, int]:
+    return {name: hive.run(f"SELECT snapshot_id FROM mart.{name}.refs WHERE name = 'main'")[0][0] for name in MARTS if name[0] != "d"}
+
+
+def test_a_day_shows_what_was_caught_and_what_was_missed(hive: Session) -> None:
+    found = hive.run(
+        "SELECT country, transactions, CAST(amount AS string), frauds, predicted_frauds, caught_frauds, CAST(caught_amount AS string), "
+        "missed_frauds, unconfirmed_alarms FROM mart.fraud_daily WHERE transacted_on = DATE '2026-03-10' ORDER BY country"
+    )
+    assert found == [("BE", 2, "50.00", 1, 1, 1, "20.00", 0, 0), ("FR", 1, "40.00", 0, 1, 0, "0.00", 0, 1)]
+
+
+def test_a_model_is_never_judged_on_days_that_it_was_trained_on(hive: Session) -> None:
+    found = hive.run("SELECT CAST(transacted_on AS string), frauds, precision, recall, roc_auc FROM mart.model_performance")
+    assert found == [("2026-03-10", 1, 0.5, 1.0, 1.0)]
+
+
+def test_every_column_has_its_description(hive: Session) -> None:
+    declared = yaml.safe_load((ROOT / "hive" / "mart" / "models" / "marts.yml").read_text())["models"]
+    assert sorted(model["name"] for model in declared) == MARTS
+    for model in declared:
+        described = [row for row in hive.run(f"DESCRIBE mart.{model['name']}") if row[0] and not row[0].startswith("#")]
+        columns = [(column["name"], column["data_type"], column["description"]) for column in model["columns"]]
+        assert described[: len(columns)] == columns
+
+
+def test_models_give_what_their_unit_tests_expect() -> None:
+    results = marts.results_of("test", "--select", "test_type:unit")["results"]
+    assert {one["unique_id"].rpartition(".")[2]: one["message"] for one in results if one["status"] != "pass"} == {}
+    assert len(results) == 2
+
+
+def test_a_late_label_and_a_late_row_replace_their_days_and_a_full_rebuild_gives_the_same(hive: Session) -> None:
+    before = snapshots(hive)
+    marts.build(full=False)
+    assert snapshots(hive) == before
+    hive.run(f"INSERT INTO core.fraud_reports VALUES (4, TIMESTAMP '2026-03-21 12:00:00', true, 2, {NEVER})")
+    hive.run(f"INSERT INTO core.transactions VALUES {transaction(6, 2, 2, 2, '60.00')}")
+    marts.build(full=False)
+    assert hive.run("SELECT recall, precision FROM mart.model_performance") == [(1.0, 1.0)]
+    for name in ("scored_transactions", "fraud_daily", "fraud_hourly"):
+        ((after,),) = hive.run(
+            f"SELECT collect_list(CAST(partition.transacted_on AS string)) FROM mart.{name}.partitions "
+            f"WHERE last_updated_snapshot_id = (SELECT snapshot_id FROM mart.{name}.refs WHERE name = 'main')"
+        )
+        assert sorted(json.loads(after)) == ["2026-03-02", "2026-03-10"]
+    hive.run("DELETE FROM core.transactions WHERE transaction_id = 6")
+    marts.build(full=False)
+    assert hive.run("SELECT count(*) FROM mart.fraud_daily WHERE transacted_on = DATE '2026-03-02'") == [(0,)]
+    incremental = content(hive)
+    marts.build(full=True)
+    assert content(hive) == incremental
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mart", ["scored_transactions", "fraud_daily", "terminal_risk"])
+def test_a_run_killed_after_a_mart_is_made_good_by_the_next(hive: Session, mart: str) -> None:
+    before = snapshots(hive)[mart]
+    number = {"scored_transactions": 7, "fraud_daily": 8, "terminal_risk": 9}[mart]
+    hive.run(f"INSERT INTO core.transactions VALUES {transaction(number, 10, 2, 1, '70.00')}")
+    process = subprocess.Popen([sys.executable, "-m", "ml.marts"], cwd=ROOT, env=os.environ, start_new_session=True)
+    until = time.monotonic() + 120
+    while snapshots(hive)[mart] == before:
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    marts.build(full=False)
+    incremental = content(hive)
+    marts.build(full=True)
+    assert content(hive) == incremental
+
+
+def test_broken_data_fails_its_checks_stops_the_pipeline_and_is_told(
+    hive: Session, got: Http, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channels = {"channels": {"cases": {"kind": "webhook", "url": got.url}}}
+    (tmp_path / "notify.yaml").write_text(yaml.safe_dump(channels))
+    monkeypatch.setattr(settings(), "notify_file", tmp_path / "notify.yaml")
+    many = (
+        "SELECT 1000 + id, 1, 1, TIMESTAMP '{at}', 9.00, 'EUR', '{channel}', NULL, TIMESTAMP '2026-01-01', 'batch' "
+        "FROM range({first}, {last})"
+    )
+    # Value, key, distribution and volume, schema: one of each.
+    hive.run(f"INSERT INTO core.transactions VALUES {transaction(5, 20, 1, 2, '-1.00')}")
+    hive.run(f"INSERT INTO core.transactions {many.format(at='2026-03-05', channel='chip', first=0, last=1200)}")
+    hive.run(f"INSERT INTO core.transactions {many.format(at='2026-03-19', channel='online', first=1200, last=2400)}")
+    hive.run(f"INSERT INTO core.transactions {many.format(at='2026-03-12', channel='chip', first=2400, last=2410)}")
+    hive.run("ALTER TABLE core.terminals RENAME COLUMN category TO kind")
+    try:
+        with pytest.raises(quality.QualityError, match="checks of data failed"):
+            quality.check("sources")
+    finally:
+        hive.run("ALTER TABLE core.terminals RENAME COLUMN kind TO category")
+        hive.run("DELETE FROM core.transactions WHERE transaction_id >= 1000 OR amount < 0")
+    ((_, body),) = got.requests
+    failed = json.loads(body)["notice"]["failed_checks"]
+    told = {(one["table_name"], one["check_name"].split("_core_")[0]): one for one in failed}
+    severities = {key: one["severity"] for key, one in told.items()}
+    assert severities[("core.terminals", "source_declared_columns")] == "error"
+    assert severities[("core.transactions", "source_in_range")] == "error"
+    assert severities[("core.transactions", "source_unique")] == "error"
+    assert severities[("core.transactions", "source_stable_distribution")] == "warn"
+    assert severities[("core.transactions", "source_volume_like_weeks_before")] == "warn"
+    with opened("etl", "warehouse") as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM ops.checks WHERE NOT is_passed")
+        assert cursor.fetchone() == (len(failed),)
+
+
+def test_sound_data_passes_every_check_of_severity_error(hive: Session) -> None:
+    assert [one for part in quality.PARTS for one in quality.check(part) if one.severity == "error" and not one.is_passed] == []
