@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from psycopg2 import sql
+from psycopg2.errors import UniqueViolation
 
 from etl import batches, core, events, maintain, ops, storage, streams
 from etl.batches import Batch
@@ -100,7 +101,7 @@ def erase(table: Table, identity: int, run: ops.Run, hive: Session) -> dict[str,
             raise RefusedError(
                 f"nothing is known of {subject.key} {identity}, in the source or here, and no erasure is recorded; correct it"
             )
-        counts["other records"] = erase_records(table, subject, traces.words, run)
+        counts["texts"] = erase_records(table, subject, traces.words, run)
         counts["raw.events"] = _recorded(run, table, identity, "raw.events", erase_events(traces.words, subject, run))
         personal = f"core.{table.name}_personal"
         counts[personal] = _recorded(run, table, identity, personal, erase_core(hive, table, subject, traces))
@@ -278,10 +279,16 @@ def erase_records(table: Table, subject: Subject, words: Words, run: ops.Run) ->
     with opened("etl", "warehouse") as connection, connection.cursor() as cursor:
         for place, target, column, kind, rows in _records(cursor, words):
             for row, text in rows:
-                cursor.execute(
-                    sql.SQL("UPDATE {} SET {} = %s::{} WHERE ctid = %s").format(target, column, sql.SQL(kind)),
-                    (words.masked(text, subject.erased), row),
-                )
+                cursor.execute("SAVEPOINT one")
+                try:
+                    cursor.execute(
+                        sql.SQL("UPDATE {} SET {} = %s::{} WHERE ctid = %s").format(target, column, sql.SQL(kind)),
+                        (words.masked(text, subject.erased), row),
+                    )
+                except UniqueViolation:
+                    # Without the values it is a record that is there already, as of a message that came twice.
+                    cursor.execute("ROLLBACK TO SAVEPOINT one")
+                    cursor.execute(sql.SQL("DELETE FROM {} WHERE ctid = %s").format(target), (row,))
             _record(cursor, run, table, subject.identity, place, len(rows))
             total += len(rows)
     return total

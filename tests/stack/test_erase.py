@@ -66,10 +66,12 @@ def clear(hive: Session) -> None:
     rows("DROP TABLE IF EXISTS bank.people")
     for table in ("raw.people", "raw.people_deleted", "core.people", "core.people_personal"):
         hive.run(f"DROP TABLE IF EXISTS {table}")
-    for folder in (batches.root("people", "full"), batches.root("people", "deletes"), f"{events.root()}/{DAY}"):
-        storage().delete(folder, recursive=True)
+    # Hive leaves the files of an Iceberg table that is dropped.
+    for folder in ("raw/people", "raw/people_deleted", "core/people", "core/people_personal", f"raw/events/{DAY}"):
+        storage().delete(f"{settings().warehouse_path}/{folder}", recursive=True)
     for table in ("ops.rejects", "ops.erasures"):
         rows(f"DELETE FROM {table} WHERE table_name = 'people'", role="etl", dbname="warehouse")
+    rows("DELETE FROM ops.rejects WHERE origin = 'topic erase'", role="etl", dbname="warehouse")
     rows("DELETE FROM ops.notifications WHERE idempotency_key LIKE 'alert-erase%'", role="etl", dbname="warehouse")
 
 
@@ -107,11 +109,16 @@ def blank(person: int) -> None:
     rows("UPDATE bank.people SET customer_name = 'erased', email = NULL WHERE customer_id = %s", person)
 
 
+def spellings(text: str) -> set[str]:
+    return {text.lower(), json.dumps(text, ensure_ascii=False)[1:-1].lower(), json.dumps(text)[1:-1].lower()}
+
+
 def is_in(content: bytes, text: str) -> bool:
     """Whether a file holds a text, or as much of it as a bound does; by other means than the verb's own."""
     if content[:4] == content[-4:] == b"PAR1":
-        cells = str(pq.read_table(pa.BufferReader(content)).to_pydict())
-        return text in cells or text.encode() in content
+        cells = [cell for column in pq.read_table(pa.BufferReader(content)).columns for cell in column.to_pylist()]
+        told = "\n".join(cell.decode(errors="replace") if isinstance(cell, bytes) else str(cell) for cell in cells).lower()
+        return any(form in told for form in spellings(text)) or text.encode() in content
     if content[:4] == b"Obj\x01":
         found = [content]
         for block in content.split(content[-16:])[1:]:
@@ -120,7 +127,8 @@ def is_in(content: bytes, text: str) -> bool:
                 with contextlib.suppress(zlib.error):
                     found.append(zlib.decompress(block[start:], -15))
         return any(text[:15].encode() in one for one in found)
-    return any(form.encode() in content for form in (text, json.dumps(text)[1:-1]))
+    told = content.decode(errors="replace").lower()
+    return any(form in told for form in spellings(text))
 
 
 def files(root: str = "") -> dict[str, bytes]:
@@ -146,10 +154,9 @@ def in_postgres(person: int) -> list[str]:
     )
     found = []
     for (table,) in tables:
-        whole = "\n".join(str(row[0]) for row in rows(f"SELECT row_to_json(t)::text FROM {table} t", role="etl", dbname="warehouse"))
-        if any(
-            form in whole for text in names(person) for form in (text, json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1])
-        ):
+        cells = [cell for row in rows(f"SELECT * FROM {table}", role="etl", dbname="warehouse") for cell in row]
+        told = "\n".join(map(str, cells)).lower()
+        if any(form in told for text in names(person) for form in spellings(text)):
             found.append(str(table))
     return found
 
@@ -163,31 +170,25 @@ def others(hive: Session, person: int) -> list[object]:
 
 
 def expect_loads(hive: Session, run: ops.Run) -> None:
-    """Say that full loads, increments, sweeps and maintenance go on, and source and core are equal after each."""
+    """Say that sweeps, increments and full loads go on, and source and core are equal after them."""
     sweep([PEOPLE], run, hive)
-    load(hive, run)
-    reconcile([PEOPLE], run, hive)
     rows("UPDATE bank.people SET country = 'BE' WHERE customer_id = 300")
     load(hive, run)
     reconcile([PEOPLE], run, hive)
-    take(hive, PEOPLE, run, is_rebuild=True)
-    reconcile([PEOPLE], run, hive)
-    maintain(hive, "core", "people_personal", run, keep_days=0)
     load(hive, run, "full")
     reconcile([PEOPLE], run, hive)
     (state,) = watermarks(hive, [PEOPLE])
     assert state.mark == state.newest
 
 
-def erasures(person: int) -> dict[object, object]:
-    return dict(
-        rows(
-            "SELECT place, item_count FROM ops.erasures WHERE table_name = 'people' AND key = %s",
-            str(person),
-            role="etl",
-            dbname="warehouse",
-        )
-    )  # type: ignore[arg-type]
+def erasures(person: int) -> dict[object, int]:
+    found = rows(
+        "SELECT place, sum(item_count) FROM ops.erasures WHERE table_name = 'people' AND key = %s GROUP BY 1",
+        str(person),
+        role="etl",
+        dbname="warehouse",
+    )
+    return {place: int(str(count)) for place, count in found}
 
 
 def test_a_person_is_in_no_byte_any_more_and_everybody_else_is_as_before(people: Table, hive: Session, run: ops.Run) -> None:
@@ -199,11 +200,13 @@ def test_a_person_is_in_no_byte_any_more_and_everybody_else_is_as_before(people:
         ops.Reject("people", "people.csv", "country is not two capital letters", 5, str(person), "country", line),
         ops.Reject("people", "people.csv", "country is not two capital letters", 5, str(person), "country", line + "!"),
         ops.Reject("people", "people.csv", "fields are missing", 6, None, None, f"{person},A. Nother Name"),
-        ops.Reject("transactions", "topic transactions", "extra field", 7, None, "note", message),
+        ops.Reject("transactions", "topic erase", "extra field", 7, None, "note", message),
+        # Another spelling: without the values it is the record before.
+        ops.Reject("transactions", "topic erase", "extra field", 7, None, "note", message.replace(mail(person).upper(), mail(person))),
     ]
     foreign = [
         ops.Reject("people", "people.csv", "country is not two capital letters", 8, "7", "country", f"7,Mary 7 Jones,{mail(1770)},NL,70x"),
-        ops.Reject("transactions", "topic transactions", "extra field", 9, None, "note", "from a" + mail(person)),
+        ops.Reject("transactions", "topic erase", "extra field", 9, None, "note", "from a" + mail(person)),
     ]
     run.reject([*own, *foreign])
     rows(
@@ -239,13 +242,19 @@ def test_a_person_is_in_no_byte_any_more_and_everybody_else_is_as_before(people:
     assert in_hdfs(person) == found
 
     blank(person)
-    done = erase(people, person, run, hive)
+    copy = f"{settings().warehouse_path}/mart/_copy.csv"
+    storage().write(copy, f"x,{mail(person)}".encode(), overwrite=True)
+    with pytest.raises(WarehouseError, match=r"1 places still hold personal data of customer_id 70: /warehouse/mart/_copy\.csv"):
+        erase(people, person, run, hive)
+    storage().delete(copy)
+    assert "verified" not in erasures(person)
+    erase(people, person, run, hive)
     assert in_hdfs(person) == []
-    assert in_postgres(person) == []
     assert others(hive, person) == before
-    assert rows("SELECT count(*) FROM ops.rejects", role="etl", dbname="warehouse") == rejected
-    kept = rows("SELECT payload FROM ops.rejects WHERE line = ANY(%s) ORDER BY line", [8, 9], role="etl", dbname="warehouse")
-    assert [(one.payload,) for one in foreign] == [row for row in kept if row[0] in [one.payload for one in foreign]]
+    assert rows("SELECT count(*) + 1 FROM ops.rejects", role="etl", dbname="warehouse") == rejected
+    kept = rows("DELETE FROM ops.rejects WHERE line > 7 AND run_id = %s RETURNING payload", run.run_id, role="etl", dbname="warehouse")
+    assert sorted(kept) == sorted((one.payload,) for one in foreign)
+    assert in_postgres(person) == []
     ((masked,),) = rows("SELECT payload FROM ops.notifications WHERE idempotency_key = 'alert-erase'", role="etl", dbname="warehouse")
     assert json.loads(str(masked)) == {"transaction_id": 1, "note": "called erased, erased"}
     with storage().read(f"{events.root()}/{DAY}/events-1.parquet") as reader:
@@ -262,22 +271,23 @@ def test_a_person_is_in_no_byte_any_more_and_everybody_else_is_as_before(people:
         assert batch.bytes == sum(storage().status(f"{batch.folder}/{file['name']}")["length"] for file in batch.files)
         assert len([one for one in batches.names_in(batches.root("people", "full")) if one.startswith(f"{batch.number}-")]) == 1
     record = erasures(person)
-    assert {place: count for place, count in record.items() if place != "verified"} == {
-        "ops.rejects": 1,  # the message of a transaction
+    assert record.pop("verified") > 20
+    assert record == {
+        "ops.rejects": 5,
         "ops.notifications": 1,
         "raw.events": 1,
-        "raw.people": done["raw.people"],
-        "core.people_personal": done["core.people_personal"],
+        "raw.people": 3,
+        "core.people_personal": 3,
         "trash": 1,
-    } | ({"ops.rejects": record["ops.rejects"]})
-    assert done["raw.people"] == 3
+    }
 
     assert erase(people, person, run, hive) == {}
-    assert erasures(person) == record
+    assert erasures(person) == {**record, "verified": erasures(person)["verified"]}
     expect_loads(hive, run)
     assert in_hdfs(person) == []
 
 
+@pytest.mark.slow
 def test_a_namesake_keeps_the_name_and_a_deleted_row_stays_away(people: Table, hive: Session, run: ops.Run) -> None:
     person, namesake = 78, 79
     rows("UPDATE bank.people SET customer_name = %s WHERE customer_id = %s", name(person), namesake)
@@ -291,22 +301,11 @@ def test_a_namesake_keeps_the_name_and_a_deleted_row_stays_away(people: Table, h
     kept = rows("SELECT payload FROM ops.rejects WHERE key = %s", str(namesake), role="etl", dbname="warehouse")
     assert kept == [(f"{namesake},{name(person)},,N",)]
     assert not any(is_in(content, text) for content in files().values() for text in (maiden_name(person), mail(person)))
+    take(hive, PEOPLE, run, is_rebuild=True)
+    reconcile([PEOPLE], run, hive)
+    maintain(hive, "core", "people_personal", run, keep_days=0)
     expect_loads(hive, run)
     assert hive.run(f"SELECT count(*) FROM core.people WHERE customer_id = {person}") == [(0,)]
-
-
-def test_a_copy_that_somebody_made_is_found_and_named(people: Table, hive: Session, run: ops.Run) -> None:
-    person = 80
-    blank(person)
-    copy = f"{settings().warehouse_path}/mart/_copy.csv"
-    storage().write(copy, f"x,{mail(person)}".encode(), overwrite=True)
-    with pytest.raises(WarehouseError, match=r"1 places still hold personal data of customer_id 80: /warehouse/mart/_copy\.csv"):
-        erase(people, person, run, hive)
-    assert "verified" not in erasures(person)
-    storage().delete(copy)
-    erase(people, person, run, hive)
-    assert "verified" in erasures(person)
-    assert in_hdfs(person) == []
 
 
 def test_a_number_that_nobody_has_is_refused_by_the_verb() -> None:
