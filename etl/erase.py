@@ -32,7 +32,7 @@ from etl.log import logger, run_main
 from etl.settings import settings
 from etl.sql_server import Session, render, session
 from etl.tables import Table, declared_tables
-from etl.traces import Others, Subject, Words, is_parquet, names_person, rows_of, texts_of_others
+from etl.traces import Others, Subject, UnreadableError, Words, is_parquet, names_person, rows_of, texts_of_others
 from etl.trees import ChangedError, Entry, HdfsTree, each
 
 if TYPE_CHECKING:
@@ -190,7 +190,12 @@ def _search(roots: Sequence[str], work: Callable[[str, bytes], None]) -> int:
         except ChangedError:
             # What goes away while it is listed is removed by its own writer.
             return
-        work(item[0].path, content)
+        try:
+            work(item[0].path, content)
+        except UnreadableError as error:
+            raise WarehouseError(
+                f"{item[0].path} in HDFS is damaged, so nobody can say whom it names; remove it or bring it back, then run again"
+            ) from error
         done.append(item[0].path)
 
     for root in roots:

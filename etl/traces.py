@@ -18,11 +18,16 @@ from etl.errors import WarehouseError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 SHORTEST = 5
 """Characters from which on a value is looked for in texts; shorter ones are part of too many words."""
 BOUND = 15
 """So many characters of a text stand unchanged in Iceberg's bounds: it cuts them at 16 and may raise the last."""
+
+
+class UnreadableError(Exception):
+    """A file says that it is Parquet and is damaged."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,12 @@ class Words:
     @property
     def likes(self) -> list[str]:
         """Return patterns of LIKE that find, among others, each text that names the person; for texts in lower case."""
-        return ["%" + re.sub(r"([\\%_])", r"\\\1", form) + "%" for form in self._wanted]
+        # What lower() makes of other letters than ASCII's depends on the database's locale: any letter will do there.
+        return [
+            "%" + "".join(f"\\{one}" if one in "\\%_" else one.lower() if one.isascii() else "_" for one in form) + "%"
+            for value in self.values
+            for form in forms(value)
+        ]
 
     def are_in(self, text: str) -> bool:
         """Tell whether a text names the person, in whole words."""
@@ -175,24 +185,28 @@ def texts_of_others(content: bytes, subject: Subject) -> Iterator[str]:
             yield from (text for text in pc.unique(others[name]).to_pylist() if text is not None)
 
 
-def _personal(content: bytes, subject: Subject) -> pa.Table | None:
-    """Return key and personal columns of a Parquet file; None where it has none, as a file of deletes."""
+def _opened(content: bytes) -> pq.ParquetFile:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    try:
+        return pq.ParquetFile(pa.BufferReader(content))
+    except (pa.ArrowException, OSError) as error:
+        raise UnreadableError from error
+
+
+def _personal(content: bytes, subject: Subject) -> pa.Table | None:
+    """Return key and personal columns of a Parquet file; None where it has none, as a file of deletes."""
     if not is_parquet(content):
         return None
-    opened = pq.ParquetFile(pa.BufferReader(content))
+    opened = _opened(content)
     names = [name for name in (subject.key, *subject.personal) if name in opened.schema_arrow.names]
     return opened.read(columns=names) if subject.key in names and len(names) > 1 else None
 
 
 def _texts(content: bytes) -> Iterator[list[str]]:
     """Yield the texts of a Parquet file, bytes as if they were UTF-8; each once a row group."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    opened = pq.ParquetFile(pa.BufferReader(content))
+    opened = _opened(content)
     leaves = [opened.schema.column(at) for at in range(len(opened.schema))]
     paths = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY" and leaf.logical_type.type != "DECIMAL"]
     for group in range(opened.num_row_groups if paths else 0):
@@ -223,10 +237,7 @@ def _flat(array: pa.Array) -> Iterator[pa.Array]:
 
 def _after_data(content: bytes) -> bytes:
     """Return what stands behind the pages of a Parquet file: their lowest and highest values, uncompressed."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    found = pq.ParquetFile(pa.BufferReader(content)).metadata
+    found = _opened(content).metadata
     end = 4
     for group in (found.row_group(at) for at in range(found.num_row_groups)):
         for chunk in (group.column(at) for at in range(group.num_columns)):
