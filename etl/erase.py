@@ -396,7 +396,7 @@ def erase_core(hive: Session, table: Table, subject: Subject, traces: Traces) ->
     statement = render(
         "hive/source/erase.hql.j2",
         name=name,
-        key=subject.key,
+        key=list(table.key),
         identity=subject.identity,
         values=[{"name": column, "value": value} for column, value in values.items()],
     )
