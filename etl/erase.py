@@ -218,7 +218,7 @@ def look_up(table: Table, subject: Subject) -> Traces:
     )
     if found.values:
         others = Others()
-        _search(_personal_folders(table), lambda _, content: others.add(texts_of_others(content, subject), found.values))
+        _search(_personal_folders(table), lambda _, content: others.add(texts_of_others(content, subject, found.values), found.values))
         others.add(_texts_in_source(table, subject, Words(tuple(found.values))), found.values)
         found.words = Words.of(found.values, others)
     logger.info(

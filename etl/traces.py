@@ -172,17 +172,20 @@ def rows_of(content: bytes, subject: Subject) -> tuple[int, list[str]]:
     return own.num_rows, [cell for cell in cells if cell is not None and cell != subject.erased]
 
 
-def texts_of_others(content: bytes, subject: Subject) -> Iterator[str]:
-    """Yield the personal values of everybody else in a Parquet file."""
+def texts_of_others(content: bytes, subject: Subject, values: Iterable[str]) -> Iterator[str]:
+    """Yield the personal values of everybody else in a Parquet file, as far as they hold the beginning of one of some values."""
     rows = _personal(content, subject)
     if rows is None:
         return
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     others = rows.filter(pc.not_equal(rows[subject.key], subject.identity))
     for name in others.column_names:
-        if name != subject.key:
-            yield from (text for text in pc.unique(others[name]).to_pylist() if text is not None)
+        if name != subject.key and pa.types.is_string(others[name].type):
+            texts = pc.unique(others[name])
+            for value in values:
+                yield from texts.filter(pc.match_substring(texts, value[:BOUND], ignore_case=True)).to_pylist()
 
 
 def _opened(content: bytes) -> pq.ParquetFile:
