@@ -201,10 +201,10 @@ def published(hive: Session, tables: Sequence[Table]) -> dict[str, Published]:
 def newest_folder(table: Table) -> int:
     """Return the highest number of a batch's folder, published or not; 0 where there is none."""
     names = [name for kind in ("full", "deletes") for name in names_in(root(table.name, kind))]
-    return max((number for name in names if (number := _number(name)) is not None), default=0)
+    return max((number for name in names if (number := number_of(name)) is not None), default=0)
 
 
-def _number(folder: str) -> int | None:
+def number_of(folder: str) -> int | None:
     """Return the number of the batch that a folder claims; None where it is no batch's (what is moved aside, for one)."""
     found = _FOLDER.fullmatch(folder)
     return int(found[1]) if found else None
@@ -229,9 +229,9 @@ def location(hive: Session, hive_table: str, partition: str) -> str:
     raise WarehouseError(f"partition {partition} of {hive_table} has no location; look at it with bash/query.sh")
 
 
-def _folder_of(hive: Session, table: str, kind: str, number: int, names: Iterable[str]) -> str:
+def folder_of(hive: Session, table: str, kind: str, number: int, names: Iterable[str]) -> str:
     """Return the folder of a published batch; Hive is asked only where two folders claim the number."""
-    claimants = [name for name in names if _number(name) == number]
+    claimants = [name for name in names if number_of(name) == number]
     if len(claimants) == 1:
         return f"{root(table, kind)}/{claimants[0]}"
     return location(hive, hive_name(table, kind), f"batch={number}")
@@ -261,7 +261,7 @@ def newest(hive: Session, state: Published, kinds: Sequence[str], at_most: int |
     """Return the newest batch of rows of some kinds, by default with any number."""
     for number in sorted(state.rows, reverse=True):
         if at_most is None or number <= at_most:
-            batch = read(_folder_of(hive, state.table.name, "full", number, state.folders["full"]))
+            batch = read(folder_of(hive, state.table.name, "full", number, state.folders["full"]))
             if batch.kind in kinds:
                 return batch
     return None
@@ -294,7 +294,7 @@ def all_batches(hive: Session, state: Published, above: int = 0) -> list[Batch]:
     found = []
     for kind, numbers in (("full", state.rows), ("deletes", state.deletions)):
         names = state.folders[kind]
-        found += [read(_folder_of(hive, state.table.name, kind, number, names)) for number in numbers if number > above]
+        found += [read(folder_of(hive, state.table.name, kind, number, names)) for number in numbers if number > above]
     return sorted(found, key=lambda batch: batch.number)
 
 
@@ -319,10 +319,10 @@ def remove_unpublished(hive: Session, state: Published, run_id: str) -> list[str
         if any(name.startswith("_trash-") for name in names):
             _restore(hive, state.table.name, kind, numbers, names)
             names = tuple(names_in(path))
-        claims = {name: number for name in names if (number := _number(name)) is not None}
+        claims = {name: number for name in names if (number := number_of(name)) is not None}
         if set(claims.values()) <= numbers and len(claims) <= len(numbers):
             continue
-        kept = {_folder_of(hive, state.table.name, kind, number, names) for number in numbers}
+        kept = {folder_of(hive, state.table.name, kind, number, names) for number in numbers}
         orphans = [name for name in claims if f"{path}/{name}" not in kept]
         if not orphans:
             continue
@@ -330,7 +330,10 @@ def remove_unpublished(hive: Session, state: Published, run_id: str) -> list[str
         storage().makedirs(trash)
         for name in orphans:
             storage().rename(f"{path}/{name}", f"{trash}/{name}")
-        if late := _partitions(hive, hive_name(state.table.name, kind)) - numbers:
+        # Of a published number an erasure leaves two folders: its partition may have moved to the other one meanwhile.
+        doubtful = {claims[name] for name in orphans} & numbers
+        moved = {number for number in doubtful if location(hive, hive_name(state.table.name, kind), f"batch={number}") not in kept}
+        if late := (_partitions(hive, hive_name(state.table.name, kind)) - numbers) | moved:
             _restore(hive, state.table.name, kind, late, names_in(path))
             raise BusyError(f"another run published batch {max(late)} of {hive_name(state.table.name, kind)} at this moment; run again")
         storage().delete(trash, recursive=True)
@@ -345,7 +348,7 @@ def _restore(hive: Session, table: str, kind: str, numbers: Iterable[int], names
     path = root(table, kind)
     for trash in [name for name in names if name.startswith("_trash-")]:
         for name in names_in(f"{path}/{trash}"):
-            number = _number(name)
+            number = number_of(name)
             if number is not None and number in numbers and location(hive, hive_name(table, kind), f"batch={number}") == f"{path}/{name}":
                 storage().rename(f"{path}/{trash}/{name}", f"{path}/{name}")
         storage().delete(f"{path}/{trash}", recursive=True)
@@ -491,6 +494,24 @@ def _differences(hive: Session, ready: Sequence[Batch], added: Sequence[int]) ->
                 "the partition is withdrawn and nothing of it is published"
             )
     return wrong
+
+
+def move(hive: Session, old: Batch, new: Batch) -> None:
+    """Let a published batch's partition point to another folder, whose manifest is written, in one commit; the old one is unpublished then.
+
+    Raises
+    ------
+    WarehouseError
+        When Hive reads something else there than was written; the partition points to the old folder again.
+    """
+    statement = f"{TEMPLATES}/set_location.hql.j2"
+    hive.run_file(statement, name=new.hive_table, batch=new.number, location=new.location)
+    if _differences(hive, [new], [0]):
+        hive.run_file(statement, name=old.hive_table, batch=old.number, location=old.location)
+        raise WarehouseError(
+            f"Hive reads other rows in {new.folder} than were written; the partition of {new.hive_table} points to {old.folder} as before; "
+            "run again"
+        )
 
 
 def unpublish(hive: Session, hive_table: str, number: int) -> None:

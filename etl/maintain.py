@@ -34,7 +34,7 @@ def maintain(hive: Session, database: str, name: str, run: ops.Run, keep_days: f
     before = now - dt.timedelta(days=keep_days)
     with ops.writer(core.lock_name(database, name), run, ops.WRITER_WAIT_SECONDS):
         if database == "core":
-            _tag(hive, name)
+            tag(hive, name)
         if hive.run(f"SELECT 1 FROM {full}.snapshots WHERE summary['lane'] = 'stream' LIMIT 1"):
             before = max(before, now - dt.timedelta(hours=STREAM_HOURS))
             hive.run(f"ALTER TABLE {full} CREATE OR REPLACE TAG day_{now:%Y_%m_%d} RETAIN {max(1, math.ceil(keep_days))} DAYS")
@@ -53,7 +53,7 @@ def maintain(hive: Session, database: str, name: str, run: ops.Run, keep_days: f
     )
 
 
-def _tag(hive: Session, name: str) -> None:
+def tag(hive: Session, name: str) -> None:
     """Let the tag name the newest snapshot that took a batch; later ones of the stream or of compaction do not say it."""
     mark = core.marks(hive, [name]).get(name)
     if mark is not None:

@@ -95,6 +95,9 @@ class Settings(BaseSettings):
 
     lag_seconds: float = Field(5.0, ge=0, description="how far next_from stays behind the horizon, seconds")
     max_deleted_share: float = Field(0.01, ge=0, le=1, description="share of a table's keys that a sweep may delete")
+    erased_text: str = Field(
+        "erased", min_length=1, description="what stands in the place of a name that was erased, in the source as well"
+    )
     extract_streams: int = Field(2, ge=1, description="parallel COPY streams of an extract")
     models_path: str = Field("", description="folder (file:///...) or HDFS address of models' files; empty: mlflow under data_dir")
     model_dir: Path | None = Field(None, description="folder of an exported champion (the model image's); empty: the registry's")

@@ -35,3 +35,11 @@ def put(path: str, content: bytes | Iterable[bytes]) -> None:
     part = posixpath.join(posixpath.dirname(path), "_" + posixpath.basename(path))
     storage().write(part, content, overwrite=True)
     storage().rename(part, path)
+
+
+def replace(path: str, content: bytes) -> None:
+    """Write a file in the place of one that is there; readers find the old one or the new one, whole."""
+    part = posixpath.join(posixpath.dirname(path), "_replacing-" + posixpath.basename(path))
+    storage().write(part, content, overwrite=True)
+    # Only this option of WebHDFS, which the library's own rename lacks, replaces in one step.
+    storage()._rename(part, destination=path, renameoptions="OVERWRITE")

@@ -1,4 +1,4 @@
--- Create the warehouse's own records: runs, batches, rejects, reconciliations, checks.
+-- Create the warehouse's own records: runs, batches, rejects, reconciliations, checks, erasures.
 -- Usage: bash/stack.sh up   (runs it in the database warehouse, as its owner; twice is harmless)
 CREATE SCHEMA IF NOT EXISTS ops;
 
@@ -75,3 +75,16 @@ CREATE TABLE IF NOT EXISTS ops.checks (
     observed text,
     checked_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
+
+CREATE TABLE IF NOT EXISTS ops.erasures (
+    run_id text NOT NULL REFERENCES ops.runs,
+    table_name text NOT NULL,
+    -- of the person in that table; nothing else about him or her stands here
+    key text NOT NULL,
+    -- where something was erased, or `verified`: every place was searched and nothing is left
+    place text NOT NULL,
+    -- batches, snapshots, rejects, records, files or events; of `verified` the files that were searched
+    item_count bigint NOT NULL,
+    erased_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX IF NOT EXISTS erasures_by_key ON ops.erasures (table_name, key, erased_at);
