@@ -99,7 +99,9 @@ def check(part: str) -> list[Outcome]:
         with session() as hive:
             marts.refuse_what_is_missing(hive, only="core" if part == "sources" else "")
             copy_records(hive, this)
-        found = outcomes_of_tests(marts.results_of("test", "--exclude-resource-type", "unit_test", "--select", *PARTS[part]), marts.read("manifest.json"))
+        found = outcomes_of_tests(
+            marts.results_of("test", "--exclude-resource-type", "unit_test", "--select", *PARTS[part]), marts.read("manifest.json")
+        )
         found += outcomes_of_freshness(marts.results_of("source", "freshness", "--select", FRESH[part], file="sources.json"))
         keep(this, found)
         failed = [one for one in found if not one.is_passed]

@@ -102,6 +102,8 @@ def erase(table: Table, identity: int, run: ops.Run, hive: Session) -> dict[str,
                 f"nothing is known of {subject.key} {identity}, in the source or here, and no erasure is recorded; correct it"
             )
         counts["texts"] = erase_records(table, subject, traces.words, run)
+        # Made anew, with every snapshot of theirs, from records that no longer name the person.
+        drop_copies(hive)
         counts["raw.events"] = _recorded(run, table, identity, "raw.events", erase_events(traces.words, subject, run))
         personal = f"core.{table.name}_personal"
         counts[personal] = _recorded(run, table, identity, personal, erase_core(hive, table, subject, traces))
@@ -297,6 +299,16 @@ def erase_records(table: Table, subject: Subject, words: Words, run: ops.Run) ->
             _record(cursor, run, table, subject.identity, place, len(rows))
             total += len(rows)
     return total
+
+
+def drop_copies(hive: Session) -> None:
+    """Remove the readers' copies of the records, and all of their history; bash/marts.sh makes them anew."""
+    with opened("etl", "warehouse") as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'ops'")
+        records = {name for (name,) in cursor.fetchall()}
+    for row in hive.run("SHOW TABLES IN ops"):
+        if row[1] in records:
+            hive.run(f"DROP TABLE IF EXISTS ops.{row[1]} PURGE")
 
 
 def _records(cursor: cursor, words: Words) -> Iterator[tuple[str, sql.Composable, sql.Composable, str, list[tuple[str, str]]]]:

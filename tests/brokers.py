@@ -16,14 +16,14 @@ from pathlib import Path
 
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
-from api import broker
+from api import broker, topics
 from api.replay import Sent
 from api.transaction import Transaction
 from etl.errors import UnavailableError
 from etl.settings import ROOT, settings
 from etl.stack import jars, serve
+from tests.api.server import free_port
 
-PORT_OFFSET = 21000
 STARTING_SECONDS = 120
 SERVE = (sys.executable, "-m", "etl.stack.serve")
 
@@ -59,6 +59,12 @@ class OwnBroker:
         """Make the topics and users."""
         ran = subprocess.run([*SERVE, "prepare", "kafka"], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
         assert ran.returncode == 0, ran.stderr
+        # A topic is told of before the files of its partitions are there.
+        deadline = time.monotonic() + STARTING_SECONDS
+        for topic in topics.declared():
+            while len(list((self.folder / "kafka" / "log").glob(f"{topic.name}-[0-9]*/*.timeindex"))) < topic.partitions:
+                assert time.monotonic() < deadline, self.log.read_text()[-3000:]
+                time.sleep(0.1)
 
     def end(self, number: int) -> None:
         """Send it a signal, and wait for its end."""
@@ -89,7 +95,10 @@ def given(**values: str) -> Iterator[OwnBroker]:
     ours = {
         "WAREHOUSE_DATA_DIR": str(folder),
         "WAREHOUSE_JARS_DIR": str(jars_folder),
-        "WAREHOUSE_PORT_OFFSET": str(PORT_OFFSET),
+        "WAREHOUSE_PORT_OFFSET": "0",
+        # Ports of its own: another one may be running, and would answer for it.
+        "WAREHOUSE_KAFKA_PORT": str(free_port()),
+        "WAREHOUSE_KAFKA_CONTROLLER_PORT": str(free_port()),
         **{f"WAREHOUSE_{name.upper()}": value for name, value in values.items()},
     }
     before = {name: os.environ.get(name) for name in ours}

@@ -438,6 +438,6 @@ def test_two_minutes_of_load_leave_memory_and_threads_as_they_were(api: Api, top
     assert process.num_threads() <= threads + 2
     assert process.num_fds() <= files + 2
     counts = api.ask("GET", "/metrics").body.decode()
-    accepted = re.search(r"fraud_api_transactions_accepted_total (\S+)", counts)
+    accepted = re.search(r"^fraud_api_transactions_accepted_total (\S+)", counts, re.MULTILINE)
     assert accepted
     assert sum(topic.ids().values()) == float(accepted[1])
