@@ -95,7 +95,8 @@ def check(part: str) -> list[Outcome]:
     MartsError
         When dbt could not run.
     """
-    with ops.run(f"quality {part}") as this:
+    # One dbt at a time: it writes what it found into one folder.
+    with ops.run(f"quality {part}") as this, ops.writer(marts.LOCK, this, ops.WRITER_WAIT_SECONDS):
         with session() as hive:
             marts.refuse_what_is_missing(hive, only="core" if part == "sources" else "")
             copy_records(hive, this)

@@ -25,6 +25,7 @@ from ml.params import params
 from ml.records import copy_records
 
 PROJECT = ROOT / "hive" / "mart"
+LOCK = "mart.marts"
 NEEDED = ("core.transactions", "core.customers", "core.terminals", "core.fraud_reports", "mart.predictions", "mart.alerts")
 
 
@@ -110,7 +111,7 @@ def build(full: bool) -> None:
     MartsError
         When a model or one of its checks failed.
     """
-    with ops.run("marts") as this, ops.writer("mart.marts", this):
+    with ops.run("marts") as this, ops.writer(LOCK, this, ops.WRITER_WAIT_SECONDS):
         with session() as hive:
             refuse_what_is_missing(hive)
             copy_records(hive, this)
