@@ -102,7 +102,8 @@ class Session:
         try:
             with _errors_of(statement):
                 cursor.execute(statement, async_=True)
-                _wait(cursor)
+                if failure := _failure(cursor):
+                    raise StatementError(f"{failure} [statement: {_short(statement)}]")
                 names = _names(cursor) if cursor.description is not None else []
             yield Answer(names, self._fetched(cursor, statement) if names else iter(()))
         except KeyboardInterrupt:
@@ -145,8 +146,8 @@ def _names(cursor: hive.Cursor) -> list[str]:
     return [str(column[0]).rsplit(".", 1)[-1] for column in cursor.description]
 
 
-def _wait(cursor: hive.Cursor) -> None:
-    """Wait until a statement has ended that was begun without waiting."""
+def _failure(cursor: hive.Cursor) -> str | None:
+    """Wait until a statement has ended that was begun without waiting; return why, where it was ended before it was done."""
     states, pause = ttypes.TOperationState, 0.005
     while (told := cursor.poll(get_progress_update=False)).operationState in (
         states.INITIALIZED_STATE,
@@ -155,10 +156,15 @@ def _wait(cursor: hive.Cursor) -> None:
     ):
         time.sleep(pause)
         pause = min(pause * 1.5, 0.2)
+    if told.operationState == states.FINISHED_STATE:
+        return None
     if told.operationState == states.TIMEDOUT_STATE:
-        raise hive.OperationalError("it ran longer than the server lets a statement run (readers_query_seconds)")
-    if told.operationState != states.FINISHED_STATE:
-        raise hive.OperationalError(told if told.errorMessage else "somebody ended it on the server")
+        return "it ran longer than the server lets a statement run (readers_query_seconds)"
+    return _first_sentence_of(told.errorMessage or "somebody ended it on the server")
+
+
+def _short(statement: str) -> str:
+    return " ".join(statement.split())[:300]
 
 
 @contextmanager
@@ -166,7 +172,7 @@ def _errors_of(statement: str) -> Iterator[None]:
     try:
         yield
     except hive.OperationalError as error:
-        raise StatementError(f"{first_sentence(error)} [statement: {' '.join(statement.split())[:300]}]") from error
+        raise StatementError(f"{first_sentence(error)} [statement: {_short(statement)}]") from error
     except (TTransportException, OSError) as error:
         raise UnavailableError(f"the SQL server went away: {error}; look at bash/stack.sh status") from error
 
@@ -175,13 +181,14 @@ def first_sentence(error: BaseException) -> str:
     """Return the part of a HiveServer2 error that a person can act on."""
     status = getattr(error.args[0], "status", None) if error.args else None
     message = getattr(status, "errorMessage", None) or getattr(error.args[0] if error.args else None, "errorMessage", None)
-    text = str(message or error)
+    return _first_sentence_of(str(message or error))
+
+
+def _first_sentence_of(text: str) -> str:
     # What a task said is worth more than that its job was given up.
-    text = re.sub(r"^(.|\n)*Job aborted due to stage failure: .*?\): (?=[\w.$]+(Exception|Error): )", "", text)
-    return (
-        re.sub(r"^(Error running query: |(\[[\w.]+\] )?\[?[\w.$]+(Exception|Error):?\s*)+", "", text).split("\n")[0].strip()
-        or str(error)[:500]
-    )
+    told = re.sub(r"^(.|\n)*Job aborted due to stage failure: .*?\): (?=[\w.$]+(Exception|Error): )", "", text)
+    told = re.sub(r"^(Error running query: |(\[[\w.]+\] )?\[?[\w.$]+(Exception|Error):?\s*)+", "", told)
+    return told.split("\n")[0].strip() or text[:500]
 
 
 def render(path: Path | str, **parameters: object) -> str:

@@ -32,7 +32,7 @@ appender.console.layout.pattern = %d{{ISO8601}} %p %c{{1}}: %m%n
 """
 
 
-KEYSTORE_OPENERS = ("spark-hive-thriftserver", "libthrift", "spark-core", "scala-library")
+KEYSTORE_OPENERS = ("spark-hive-thriftserver", "hive-common", "libthrift", "spark-core", "scala-library")
 """Jars whose code opens the readers' socket. Whatever SQL reads files by has others on its stack, so it cannot read the key."""
 TRUST_PASSWORD = "certificates"  # noqa: S105 - what it opens is public
 """Java wants one for what everybody may read."""

@@ -29,7 +29,7 @@ objectClass: inetOrgPerson
 uid: ana
 cn: Ana
 sn: Lyst
-userPassword: correct horse
+userPassword: correct-horse
 """
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
+from pyhive import hive
 
 from etl import sql_server
 from etl.errors import RefusedError
@@ -37,13 +38,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     certificates = folder / "certificates"
     subprocess.run([ROOT / "bash" / "certificates.sh", "readers", certificates], env=environment(), check=True, capture_output=True)
     password = folder / "password"
-    password.write_text("correct horse\n")
+    password.write_text("correct-horse\n")
     with (
         ldap_server(folder) as url,
         given(
             readers_authentication="ldap", readers_ldap_url=url, readers_ldap_user_dn=USER_DN, readers_user="ana",
             readers_password_file=password, readers_tls_file=certificates / "readers.pem", readers_ca_file=certificates / "ca.pem",
-            readers_query_seconds=4, readers_result_mb=16,
+            readers_query_seconds=5, readers_result_mb=1,
         ) as own,
         started(own),
     ):  # fmt: skip
@@ -82,7 +83,7 @@ def test_a_user_of_ldap_gets_in_by_bash_query() -> None:
 
 
 @pytest.mark.parametrize(
-    ("user", "password"), [("ana", "wrong"), ("nobody", "correct horse"), ("ana,ou=people", "correct horse"), ("ana", "")]
+    ("user", "password"), [("ana", "wrong"), ("nobody", "correct-horse"), ("ana,ou=people", "correct-horse"), ("ana", "")]
 )
 def test_nobody_else_gets_in(password_of: object, user: str, password: str) -> None:
     password_of(user, password)  # type: ignore[operator]
@@ -112,13 +113,13 @@ def test_a_statement_that_would_run_for_ever_is_ended_and_says_why() -> None:
     for statement in (FOR_EVER, FOR_EVER_IN_ROWS):
         for lifted in ({}, {"spark.sql.thriftServer.queryTimeout": "0s"}):
             with sql_server.session("readers", configuration=lifted) as readers, pytest.raises(
-                StatementError, match=r"ran longer than 4 s \(readers_query_seconds\); ask for less"
+                StatementError, match=r"ran longer than 5 s \(readers_query_seconds\); ask for less"
             ):  # fmt: skip
                 readers.run(statement)
 
 
 def test_an_answer_that_is_too_large_is_ended_and_says_why() -> None:
-    said = r"the answer is larger than 16 MB a task \(readers_result_mb\); ask for less"
+    said = r"the answer is larger than 1 MB a task \(readers_result_mb\); ask for less"
     for collected in ("true", "false"):
         asked = {"spark.sql.thriftServer.incrementalCollect": collected}
         with sql_server.session("readers", configuration=asked) as readers, pytest.raises(StatementError, match=said):
@@ -152,7 +153,11 @@ def test_beeline_gets_in_over_tls(server: Path, tmp_path: Path) -> None:
 
 def test_sqlalchemy_gets_in_over_tls(server: Path) -> None:
     context = ssl.create_default_context(cafile=server / "ca.pem")
-    transport = sql_server.sasl_transport("localhost", settings().port("readers"), "ana", "correct horse", context)
-    engine = sqlalchemy.create_engine("hive://", connect_args={"thrift_transport": transport})
+
+    def connect() -> hive.Connection:
+        transport = sql_server.sasl_transport("localhost", settings().port("readers"), "ana", "correct-horse", context)
+        return hive.connect(thrift_transport=transport, username="ana")
+
+    engine = sqlalchemy.create_engine("hive://", creator=connect)
     with engine.connect() as connection:
         assert connection.execute(sqlalchemy.text(COUNT)).all() == [(3,)]
