@@ -340,7 +340,14 @@ def _keystore_password() -> str:
     return path.read_text()
 
 
-def _write_keystore() -> None:
+def write_readers_keystore() -> None:
+    """Write `readers_tls_file`, where there is one, as the keystore that Java takes.
+
+    Raises
+    ------
+    RefusedError
+        When the file is missing or holds no key with its certificates.
+    """
     pem, store = settings().readers_tls_file, readers_keystore()
     if pem is None:
         return
@@ -518,7 +525,7 @@ def write_server(name: str) -> None:
             write(folder("kafka") / "server.properties", java_properties(kafka_properties()), private=True)
         case "readers":
             _write_spark("readers")
-            _write_keystore()
+            write_readers_keystore()
             _write_ldap_trust()
             write(folder("readers") / "java.policy", readers_policy())
 

@@ -34,8 +34,8 @@ userPassword: correct-horse
 
 
 @contextmanager
-def ldap_server(folder: Path) -> Iterator[str]:
-    """Run a server with one user, ana; yield its address."""
+def ldap_server(folder: Path, certificate: Path) -> Iterator[str]:
+    """Run a server with one user, ana, and a certificate (key and chain, PEM) for localhost; yield its address."""
     (jar,) = (settings().jars_dir / path for path in jars.listed(SUMS))
     if not jar.is_file():
         jars.fetch(settings().jars_dir, HERE / "ivy.xml", SUMS)
@@ -45,9 +45,23 @@ def ldap_server(folder: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    store = folder / "ldap.p12"
+    exported = ["openssl", "pkcs12", "-export", "-in", certificate, "-out", store, "-passout", "pass:certificates"]
+    subprocess.run(exported, check=True, capture_output=True)
     main = "com.unboundid.ldap.listener.InMemoryDirectoryServerTool"
-    command = [machine.java_home() / "bin" / "java", "-cp", jar, main, "--port", str(port), "--ldifFile", people, "--useDefaultSchema"]
+    command: list[str | Path] = [
+        machine.java_home() / "bin" / "java",
+        "-cp",
+        jar,
+        main,
+        "--port",
+        str(port),
+        "--ldifFile",
+        people,
+        "--useDefaultSchema",
+    ]
     command += ["--baseDN", "dc=bank,dc=example", "--noPropertiesFile"]
+    command += ["--useSSL", "--keyStorePath", store, "--keyStorePassword", "certificates", "--keyStoreType", "PKCS12"]
     with (folder / "ldap.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
             deadline = time.monotonic() + 60
@@ -55,6 +69,6 @@ def ldap_server(folder: Path) -> Iterator[str]:
                 assert process.poll() is None, (folder / "ldap.log").read_text()[-2000:]
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
-            yield f"ldap://127.0.0.1:{port}"
+            yield f"ldaps://localhost:{port}"
         finally:
             process.terminate()
