@@ -57,7 +57,7 @@ def test_an_interrupt_ends_the_statement_on_the_server(statement: str) -> None:
 
 
 def test_a_large_answer_is_not_held_in_memory() -> None:
-    statement = "SELECT id, repeat('x', 200) AS text FROM range(600000)"
+    statement = "SELECT id, repeat('x', 600) AS text FROM range(180000)"
     with subprocess.Popen([*QUERY, statement, "--format", "csv"], env=environment(), stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         asked, most, size = psutil.Process(process.pid), 0, 0
@@ -66,11 +66,11 @@ def test_a_large_answer_is_not_held_in_memory() -> None:
             most = max(most, asked.memory_info().rss)
     assert process.returncode == 0
     assert size > 100 * MEGABYTE
-    assert most < 150 * MEGABYTE
+    assert most < size
 
 
 def test_a_terminal_shows_that_a_statement_is_at_work_and_a_pipe_does_not() -> None:
-    statement = "SELECT count(*) FROM range(20000) AS a CROSS JOIN range(20000) AS b WHERE a.id * b.id % 7 = 3"
+    statement = "SELECT count(*) FROM range(10000) AS a CROSS JOIN range(10000) AS b WHERE a.id * b.id % 7 = 3"
     terminal, other = pty.openpty()
     ran = subprocess.Popen([*QUERY, statement, "--format", "csv"], env=environment(), stdout=subprocess.PIPE, stderr=other)
     os.close(other)
