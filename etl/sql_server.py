@@ -32,7 +32,7 @@ _templates.filters["literal"] = lambda value: literal(value)
 
 ATTEMPTS = 3
 """How often a commit that other writers win is tried."""
-FETCHED_ROWS = 5000
+FETCHED_ROWS = 2000
 CONFLICT_WORDS = ("CommitFailedException", "ValidationException", "conflicting", "CommitStateUnknown", "metadata refresh is required")
 
 
