@@ -162,7 +162,7 @@ def summary(progress: Progress) -> None:
     """Print what a person wants to know at the end."""
     terminal = console()
     terminal.rule("[bold]summary")
-    with session("readers", user=settings().hdfs_readers_user) as hive:
+    with session("readers") as hive:
         names = [name for table in declared_tables().values() for name in core.target_names(table) if not name.endswith("_personal")]
         counts = row_counts(hive, [*(f"core.{name}" for name in names), "feature.transactions", "mart.predictions"])
         top = hive.run(

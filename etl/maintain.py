@@ -1,5 +1,5 @@
 """Maintenance: fold in small and delete files of the Iceberg tables, expire old snapshots; fold the stream's files of raw.events;
-forget old notifications.
+forget old notifications, remove old tables of the sandbox.
 
 Snapshots that a tag names stay: the newest that took a batch, core's mark, is tagged before anything expires. A table to
 which the stream writes has thousands of snapshots a day, each a line of the file that every commit writes anew: it keeps those of
@@ -12,7 +12,7 @@ import argparse
 import datetime as dt
 import math
 
-from etl import core, events, ops
+from etl import core, events, ops, sandbox
 from etl.databases import opened
 from etl.log import logger, run_main
 from etl.settings import settings
@@ -80,6 +80,8 @@ def main() -> None:
                     maintain(hive, database, name, run, arguments.keep_days)
         if events.TABLE in (arguments.tables or [events.TABLE]) and events.TABLE.split(".")[1] in core.existing(hive, "raw"):
             events.maintain(hive, run)
+        if not arguments.tables:
+            sandbox.expire(hive, run, settings().sandbox_keep_days)
         if NOTIFICATIONS in (arguments.tables or [NOTIFICATIONS]):
             logger.info("pruned", table=NOTIFICATIONS, rows=prune_notifications(settings().notifications_keep_days))
 

@@ -4,25 +4,41 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from etl.errors import RefusedError
 from etl.log import run_main
-from etl.settings import settings
+from etl.screens import waiting
 from etl.sql_server import Session, render, session
 
+Row = tuple[Any, ...]
 
-def show(columns: list[str], rows: list[tuple[Any, ...]], form: str) -> None:
-    """Print rows as a table, CSV or JSON lines."""
+TABLE_ROWS = 1000
+"""Rows that a table shows, by default: it is laid out when the last one is known, so all of them are in memory."""
+
+
+def show(columns: list[str], rows: Iterable[Row], form: str, limit: int | None) -> None:
+    """Print rows as they come, as CSV or JSON lines, or as a table when all are there.
+
+    Parameters
+    ----------
+    limit
+        Rows after which it ends, and says so on standard error; None for all of them.
+    """
+    rows = iter(rows)
+    shown = rows if limit is None else itertools.islice(rows, limit)
     if form == "csv":
         writer = csv.writer(sys.stdout)
         writer.writerow(columns)
-        writer.writerows(rows)
+        writer.writerows(shown)
     elif form == "json":
-        for row in rows:
+        for row in shown:
             print(json.dumps(dict(zip(columns, row, strict=True)), default=str, ensure_ascii=False))
     else:
         from rich.table import Table
@@ -30,16 +46,42 @@ def show(columns: list[str], rows: list[tuple[Any, ...]], form: str) -> None:
         from etl.screens import console
 
         table = Table(*columns)
-        for row in rows:
+        for row in shown:
             table.add_row(*("" if value is None else str(value) for value in row))
         console().print(table)
+    if limit is not None and next(rows, None) is not None:
+        sys.stdout.flush()
+        print(f"cut after {limit:,} rows; --limit N shows more, --format csv or json gives all", file=sys.stderr)
 
 
-def run(hive: Session, statement: str, form: str) -> None:
-    """Run one statement and print what it returns."""
-    columns, rows = hive.query(statement)
-    if columns:
-        show(columns, rows, form)
+def _counted(rows: Iterable[Row], tell: Callable[[str], None]) -> Iterator[Row]:
+    for number, row in enumerate(rows, start=1):
+        if number % 1000 == 0:
+            tell(f"{number:,} rows")
+        yield row
+
+
+def run(hive: Session, statement: str, form: str, limit: int | None) -> None:
+    """Run one statement and print what it returns; Ctrl-C ends it on the server."""
+    with ExitStack() as shown:
+        tell = shown.enter_context(waiting())
+        with hive.answer(statement) as answer:
+            if form != "table" and sys.stdout.isatty():
+                # The rows themselves say that something comes.
+                shown.close()
+            if answer.columns:
+                show(answer.columns, _counted(answer.rows, tell), form, limit)
+
+
+def _add_form(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    parser.add_argument("--limit", type=int, help=f"rows after which it ends; {TABLE_ROWS} for a table, else none")
+
+
+def _limit(arguments: argparse.Namespace) -> int | None:
+    if arguments.limit is not None and arguments.limit < 1:
+        raise RefusedError(f"--limit is {arguments.limit}; give 1 or more")
+    return TABLE_ROWS if arguments.limit is None and arguments.format == "table" else arguments.limit
 
 
 def main() -> None:
@@ -49,20 +91,21 @@ def main() -> None:
     query = commands.add_parser("query", prog="bash/query.sh", help="ask the readers server")
     query.add_argument("statement", nargs="?", help="one statement of HiveQL")
     query.add_argument("-f", "--file", type=Path, help="read the statement from a file")
-    query.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    _add_form(query)
     file = commands.add_parser("run-hql", prog="bash/run_hql.sh", help="run a file of one statement on the loads server")
     file.add_argument("file", type=Path)
     file.add_argument("parameters", nargs="*", metavar="NAME=VALUE")
-    file.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    _add_form(file)
     arguments = parser.parse_args()
+    limit = _limit(arguments)
     if arguments.command == "query":
         if (arguments.statement is None) == (arguments.file is None):
             raise RefusedError('give one statement, as in bash/query.sh "show databases", or -f FILE')
         if arguments.file is not None and not arguments.file.is_file():
             raise RefusedError(f"there is no file {arguments.file}")
         statement = arguments.statement or arguments.file.read_text(encoding="utf-8")
-        with session("readers", user=settings().hdfs_readers_user) as hive:
-            run(hive, statement.strip().rstrip(";"), arguments.format)
+        with session("readers") as hive:
+            run(hive, statement.strip().rstrip(";"), arguments.format, limit)
         return
     wrong = [part for part in arguments.parameters if "=" not in part]
     if wrong:
@@ -71,7 +114,7 @@ def main() -> None:
         raise RefusedError(f"there is no file {arguments.file}")
     statement = render(arguments.file.resolve(), **dict(part.split("=", 1) for part in arguments.parameters))
     with session("loads") as hive:
-        run(hive, statement.strip().rstrip(";"), arguments.format)
+        run(hive, statement.strip().rstrip(";"), arguments.format, limit)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -43,3 +44,29 @@ def progress(words: str, total: float | None = None) -> Iterator[Update]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task(words, total=total)
         yield lambda done, of: bars.update(task, completed=done, total=of)
+
+
+@contextmanager
+def waiting() -> Iterator[Callable[[str], None]]:
+    """Show on standard error that a statement is at work, and since when; what is given to the yielded function stands beside it.
+
+    Nothing where that is no terminal, nor before a second is over.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _words: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    bars = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = bars.add_task("running")
+    late = threading.Timer(1, bars.start)
+    late.daemon = True
+    late.start()
+    try:
+        yield lambda words: bars.update(task, description=words)
+    finally:
+        late.cancel()
+        late.join()
+        bars.stop()

@@ -49,6 +49,25 @@ class Settings(BaseSettings):
     connect_port: int = Field(15002, description="port of Spark Connect on the loads server")
     readers_host: str = Field("127.0.0.1", description="HiveServer2-protocol server of Power BI and analysts")
     readers_port: int = Field(10000, description="port of the readers server")
+    readers_authentication: Literal["loopback", "ldap", "none"] = Field(
+        "loopback",
+        description="who may ask the readers server: whoever is on this machine (loopback), users of LDAP (ldap), "
+        "or everybody who reaches its port (none): only where the network lets nobody else do so, as that of docker/compose.yaml",
+    )
+    readers_ldap_url: str = Field("", description="LDAP server of readers_authentication=ldap; ldaps:// beyond this machine")
+    readers_ldap_user_dn: str = Field("", description="name of a user in LDAP, %s for the user: uid=%s,ou=people,dc=example,dc=com")
+    readers_ldap_ca_file: Path | None = Field(None, description="certificates that LDAP's is signed by, PEM; empty: those that Java trusts")
+    readers_tls_file: Path | None = Field(None, description="key and certificate chain of the readers server, PEM; empty: no TLS")
+    readers_ca_file: Path | None = Field(
+        None, description="certificates that the readers server's is signed by, PEM: clients speak TLS then; empty: as readers_tls_file"
+    )
+    readers_user: str = Field("reader", description="user of bash/query.sh on the readers server")
+    readers_password_file: Path | None = Field(None, description="password of readers_user in LDAP; empty: none")
+    readers_query_seconds: int = Field(600, ge=0, description="time after which the readers server ends a statement, seconds; 0: never")
+    readers_result_mb: int = Field(
+        256, ge=1, description="size up to which the readers server gives an answer, MB of its rows as they are in memory"
+    )
+    readers_nice: int = Field(10, ge=0, le=19, description="how far the readers server stands back for the loads' when both want the CPU")
     mlflow_port: int = Field(5000, description="port of MLflow's page")
     resourcemanager_host: str = Field("127.0.0.1", description="YARN ResourceManager")
     resourcemanager_port: int = Field(8032, description="port of the YARN ResourceManager")
@@ -89,6 +108,8 @@ class Settings(BaseSettings):
     hdfs_user: str = Field("etl", description="HDFS user of the loads")
     hdfs_readers_user: str = Field("reader", description="HDFS user of the readers server")
     warehouse_path: str = Field("/warehouse", description="HDFS folder of all tables")
+    sandbox_quota_mb: int = Field(1024, ge=1, description="room that all tables of the database sandbox share, MB, replicas counted")
+    sandbox_keep_days: float = Field(30, gt=0, description="age at which bash/maintain.sh removes a table of the sandbox, days")
     spark_master: str = Field("connect", description="connect (the warm loads server), local[*], yarn or k8s://...")
     loads_memory: str = Field("1536m", description="heap of the loads server, as Java writes it")
     readers_memory: str = Field("640m", description="heap of the readers server, as Java writes it")

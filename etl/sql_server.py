@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import re
+import socket
+import ssl
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import jinja2
+import thrift_sasl
 from pyhive import hive
+from pyhive.sasl_compat import PureSASLClient
+from TCLIService import ttypes
+from thrift.transport.TSocket import TSocket
 from thrift.transport.TTransport import TTransportException
 
-from etl.errors import UnavailableError, WarehouseError
+from etl.errors import RefusedError, UnavailableError, WarehouseError
 from etl.log import logger
 from etl.settings import ROOT, settings
 
@@ -23,6 +32,7 @@ _templates.filters["literal"] = lambda value: literal(value)
 
 ATTEMPTS = 3
 """How often a commit that other writers win is tried."""
+FETCHED_ROWS = 2000
 CONFLICT_WORDS = ("CommitFailedException", "ValidationException", "conflicting", "CommitStateUnknown", "metadata refresh is required")
 
 
@@ -47,11 +57,20 @@ def retried(work: Callable[[], Result]) -> Result:
     return work()
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a statement answers: the names of its columns, and its rows as they come, some thousand at a time."""
+
+    columns: list[str]
+    rows: Iterator[tuple[Any, ...]]
+
+
 class Session:
     """One session on a SQL server; `run` executes a statement and returns its rows."""
 
-    def __init__(self, connection: hive.Connection) -> None:
+    def __init__(self, connection: hive.Connection, again: Callable[[], hive.Connection] | None = None) -> None:
         self._connection = connection
+        self._again = again
 
     def run(self, statement: str) -> list[tuple[Any, ...]]:
         """Execute one statement and fetch all rows (an empty list where there are none).
@@ -66,20 +85,53 @@ class Session:
         return self.query(statement)[1]
 
     def query(self, statement: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """Execute one statement and return the names of its columns and its rows; raises as `run` does.
+        """Execute one statement and return the names of its columns and its rows; raises as `run` does."""
+        with self._connection.cursor() as cursor, _errors_of(statement):
+            cursor.execute(statement)
+            if cursor.description is None:
+                return [], []
+            return _names(cursor), cursor.fetchall()
 
-        An interrupt cancels the statement on the server.
+    @contextmanager
+    def answer(self, statement: str) -> Iterator[Answer]:
+        """Execute one statement and give its rows as they come, so that an answer of any size fits; raises as `run` does.
+
+        An interrupt, or leaving before the last row, ends the statement on the server.
         """
-        with self._connection.cursor() as cursor:
-            try:
-                cursor.execute(statement)
-                if cursor.description is None:
-                    return [], []
-                return [str(column[0]).rsplit(".", 1)[-1] for column in cursor.description], cursor.fetchall()
-            except hive.OperationalError as error:
-                raise StatementError(f"{first_sentence(error)} [statement: {' '.join(statement.split())[:300]}]") from error
-            except (TTransportException, OSError) as error:
-                raise UnavailableError(f"the SQL server went away: {error}; look at bash/stack.sh status") from error
+        cursor = self._connection.cursor(arraysize=FETCHED_ROWS)
+        try:
+            with _errors_of(statement):
+                cursor.execute(statement, async_=True)
+                if failure := _failure(cursor):
+                    raise StatementError(f"{failure} [statement: {_short(statement)}]")
+                names = _names(cursor) if cursor.description is not None else []
+            yield Answer(names, self._fetched(cursor, statement) if names else iter(()))
+        except KeyboardInterrupt:
+            # This connection may be in the middle of a message, or wait for one for ever.
+            self._end_from_outside(cursor)
+            raise
+        finally:
+            with suppress(hive.OperationalError, TTransportException, OSError):
+                cursor.close()
+
+    @staticmethod
+    def _fetched(cursor: hive.Cursor, statement: str) -> Iterator[tuple[Any, ...]]:
+        while True:
+            with _errors_of(statement):
+                rows = cursor.fetchmany(FETCHED_ROWS)
+            if not rows:
+                return
+            yield from rows
+
+    def _end_from_outside(self, cursor: hive.Cursor) -> None:
+        handle, cursor._operationHandle = cursor._operationHandle, None
+        self._connection.client._iprot.trans.close()
+        if handle is not None and self._again is not None:
+            with suppress(hive.OperationalError, TTransportException, OSError):
+                other = self._again()
+                # Cancelling would leave alone what runs while its rows are fetched; closing ends both.
+                other.client.CloseOperation(ttypes.TCloseOperationReq(handle))
+                other.close()
 
     def commit(self, statement: str) -> list[tuple[Any, ...]]:
         """Execute a statement that commits to an Iceberg table and may be repeated; again where another writer wins."""
@@ -90,13 +142,53 @@ class Session:
         return self.run(render(path, **parameters))
 
 
+def _names(cursor: hive.Cursor) -> list[str]:
+    return [str(column[0]).rsplit(".", 1)[-1] for column in cursor.description]
+
+
+def _failure(cursor: hive.Cursor) -> str | None:
+    """Wait until a statement has ended that was begun without waiting; return why, where it was ended before it was done."""
+    states, pause = ttypes.TOperationState, 0.005
+    while (told := cursor.poll(get_progress_update=False)).operationState in (
+        states.INITIALIZED_STATE,
+        states.PENDING_STATE,
+        states.RUNNING_STATE,
+    ):
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.2)
+    if told.operationState == states.FINISHED_STATE:
+        return None
+    if told.operationState == states.TIMEDOUT_STATE:
+        return "it ran longer than the server lets a statement run (readers_query_seconds)"
+    return _first_sentence_of(told.errorMessage or "somebody ended it on the server")
+
+
+def _short(statement: str) -> str:
+    return " ".join(statement.split())[:300]
+
+
+@contextmanager
+def _errors_of(statement: str) -> Iterator[None]:
+    try:
+        yield
+    except hive.OperationalError as error:
+        raise StatementError(f"{first_sentence(error)} [statement: {_short(statement)}]") from error
+    except (TTransportException, OSError) as error:
+        raise UnavailableError(f"the SQL server went away: {error}; look at bash/stack.sh status") from error
+
+
 def first_sentence(error: BaseException) -> str:
     """Return the part of a HiveServer2 error that a person can act on."""
     status = getattr(error.args[0], "status", None) if error.args else None
     message = getattr(status, "errorMessage", None) or getattr(error.args[0] if error.args else None, "errorMessage", None)
-    text = str(message or error)
-    text = re.sub(r"^Error running query: ", "", text)
-    return re.sub(r"^(\[?[\w.$]+(Exception|Error):? ?)+", "", text).split("\n")[0].strip() or str(error)[:500]
+    return _first_sentence_of(str(message or error))
+
+
+def _first_sentence_of(text: str) -> str:
+    # What a task said is worth more than that its job was given up.
+    told = re.sub(r"^(.|\n)*Job aborted due to stage failure: .*?\): (?=[\w.$]+(Exception|Error): )", "", text)
+    told = re.sub(r"^(Error running query: |(\[[\w.]+\] )?\[?[\w.$]+(Exception|Error):?\s*)+", "", told)
+    return told.split("\n")[0].strip() or text[:500]
 
 
 def render(path: Path | str, **parameters: object) -> str:
@@ -114,26 +206,98 @@ def session(
 ) -> Iterator[Session]:
     """Open a session on the loads or the readers server.
 
+    Parameters
+    ----------
+    user
+        By default the loads' HDFS user, on the readers server the setting `readers_user`.
+
     Raises
     ------
     UnavailableError
         When the server does not answer.
+    RefusedError
+        When the readers server does not know the user, or what proves that it is that server is missing.
     """
-    host, port = (
-        (settings().loads_host, settings().port("loads")) if server == "loads" else (settings().readers_host, settings().port("readers"))
-    )
+    if server == "loads":
+        host, port = settings().loads_host, settings().port("loads")
+    else:
+        host, port = settings().readers_host, settings().port("readers")
+
+    def connect() -> hive.Connection:
+        name, password = _readers_login(user) if server == "readers" else (user or settings().hdfs_user, None)
+        transport = sasl_transport(host, port, name, password, readers_tls() if server == "readers" else None)
+        return hive.connect(thrift_transport=transport, username=name, configuration=configuration or {})
+
     try:
-        connection = hive.connect(host=host, port=port, username=user or settings().hdfs_user, configuration=configuration or {})
+        connection = connect()
     except hive.OperationalError as error:
         raise StatementError(f"the {server} SQL server opened no session: {first_sentence(error)}") from error
     except (TTransportException, OSError) as error:
+        if isinstance(cause := getattr(error, "inner", None), ssl.SSLError):
+            raise RefusedError(
+                f"the certificate of the readers SQL server at {host}:{port} is not trusted, or it speaks no TLS "
+                f"({getattr(cause, 'verify_message', None) or cause.reason}); correct readers_ca_file or the certificate"
+            ) from error
+        if "validating" in str(error):
+            raise RefusedError(
+                f"the readers SQL server at {host}:{port} does not let in {user or settings().readers_user}: LDAP knows no such user "
+                "with this password; correct readers_user and readers_password_file"
+            ) from error
         raise UnavailableError(f"the {server} SQL server at {host}:{port} does not answer; start it with bash/stack.sh up") from error
     try:
-        yield Session(connection)
+        yield Session(connection, connect)
     finally:
         # Where the server went away, the statement that noticed has said so.
         with suppress(TTransportException, OSError):
             connection.close()
+
+
+class _TlsSocket(TSocket):
+    """A socket that speaks TLS (Thrift's own one fails on closing what it could not open)."""
+
+    def __init__(self, host: str, port: int, context: ssl.SSLContext) -> None:
+        super().__init__(host, port)
+        self._context = context
+
+    def _do_open(self, family: int, kind: int) -> socket.socket:
+        return self._context.wrap_socket(socket.socket(family, kind), server_hostname=self.host)
+
+
+def sasl_transport(
+    host: str, port: int, user: str, password: str | None, context: ssl.SSLContext | None
+) -> thrift_sasl.TSaslClientTransport:
+    """Return what PyHive and SQLAlchemy take as `thrift_transport`: SASL's PLAIN, over TLS where there is a context for it."""
+    opened = _TlsSocket(host, port, context) if context else TSocket(host, port)
+    # Where nobody is asked, the protocol wants a password all the same.
+    client = functools.partial(PureSASLClient, host=host, username=user, password=password or "none")
+    return thrift_sasl.TSaslClientTransport(client, "PLAIN", opened)
+
+
+def _readers_login(user: str | None) -> tuple[str, str | None]:
+    path = settings().readers_password_file
+    if path is not None and not path.is_file():
+        raise RefusedError(f"readers_password_file {path} is not there; write the password of {settings().readers_user} into it")
+    return user or settings().readers_user, path.read_text().strip() if path else None
+
+
+def readers_tls() -> ssl.SSLContext | None:
+    """Return the TLS of the readers server's clients; None where it speaks none.
+
+    Raises
+    ------
+    RefusedError
+        When what they trust cannot be read.
+    """
+    trusted = settings().readers_ca_file or settings().readers_tls_file
+    if trusted is None:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=trusted)
+    except OSError as error:
+        raise RefusedError(f"{trusted} holds no certificates ({error}); let readers_ca_file name the authority's, PEM") from error
+    # On the server's own machine its certificate itself is known.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
 
 
 def literal(value: object) -> str:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
+import shutil
+import subprocess
+import urllib.parse
 from pathlib import Path
 from typing import Literal
 from xml.sax.saxutils import escape
@@ -13,7 +17,7 @@ import jinja2
 from etl.errors import RefusedError
 from etl.files import write
 from etl.settings import settings
-from etl.stack import jars, postgres
+from etl.stack import jars, machine, postgres
 
 Reader = Literal["loads", "readers"]
 
@@ -28,8 +32,17 @@ appender.console.layout.pattern = %d{{ISO8601}} %p %c{{1}}: %m%n
 """
 
 
-# The readers server may start no program: groups are not asked of `id`.
-NO_PROGRAMS: dict[str, object] = {"hadoop.security.group.mapping": "org.apache.hadoop.security.NullGroupsMapping"}
+KEYSTORE_OPENERS = ("spark-hive-thriftserver", "hive-common", "libthrift", "spark-core", "scala-library")
+"""Jars whose code opens the readers' socket. Whatever SQL reads files by has others on its stack, so it cannot read the key."""
+TRUST_PASSWORD = "certificates"  # noqa: S105 - what it opens is public
+"""Java wants one for what everybody may read."""
+
+READERS_SITE: dict[str, object] = {
+    # The readers server may start no program: groups are not asked of `id`.
+    "hadoop.security.group.mapping": "org.apache.hadoop.security.NullGroupsMapping",
+    # A proxy user is another one for each statement: cached, its clients of HDFS would stay for ever.
+    "fs.hdfs.impl.disable.cache": "true",
+}
 
 
 def folder(server: str) -> Path:
@@ -265,7 +278,115 @@ def hive_site(reader: Reader) -> dict[str, object]:
         "hive.exec.scratchdir": f"{here.hdfs_uri}/tmp/hive-{reader}",  # noqa: S108 - a folder of HDFS
         "hive.server2.logging.operation.enabled": "false",
         "hive.server2.idle.session.timeout": "6h",
+        **(readers_access() if reader == "readers" else {}),
     }
+
+
+def readers_access() -> dict[str, object]:
+    """Properties of who may ask the readers server, and of its TLS.
+
+    Raises
+    ------
+    RefusedError
+        When it would be open to others than those whom the settings name.
+    """
+    here = settings()
+    properties: dict[str, object] = {"hive.server2.authentication": "NONE"}
+    if here.readers_authentication == "loopback" and not _is_loopback(here.host):
+        raise RefusedError(
+            f"the readers server would listen on {here.host} and ask nobody for a password: whoever reaches port {here.port('readers')} "
+            "would read every transaction; set readers_authentication to ldap, or to none where the network lets nobody else reach it"
+        )
+    if here.readers_authentication == "ldap":
+        url = urllib.parse.urlsplit(here.readers_ldap_url)
+        if url.scheme not in ("ldap", "ldaps") or not url.hostname or "%s" not in here.readers_ldap_user_dn:
+            raise RefusedError(
+                f"readers_authentication is ldap, but readers_ldap_url is {here.readers_ldap_url!r} and readers_ldap_user_dn "
+                f"{here.readers_ldap_user_dn!r}; give them as in ldaps://ldap.example.com and uid=%s,ou=people,dc=example,dc=com"
+            )
+        if url.scheme == "ldap" and not _is_loopback(url.hostname):
+            raise RefusedError(f"readers_ldap_url {here.readers_ldap_url} would send passwords in the clear; give it as ldaps://")
+        if here.readers_tls_file is None and not _is_loopback(here.host):
+            raise RefusedError(
+                f"the readers server would listen on {here.host} and take passwords in the clear; "
+                "give it a certificate: bash/certificates.sh readers, then readers_tls_file"
+            )
+        properties |= {
+            "hive.server2.authentication": "LDAP",
+            "hive.server2.authentication.ldap.url": here.readers_ldap_url,
+            "hive.server2.authentication.ldap.userDNPattern": here.readers_ldap_user_dn,
+        }
+    if here.readers_tls_file is not None:
+        properties |= {
+            "hive.server2.use.SSL": "true",
+            "hive.server2.keystore.path": readers_keystore(),
+            "hive.server2.keystore.password": _keystore_password(),
+        }
+    return properties
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or host == "::1" or host.startswith("127.")
+
+
+def readers_keystore() -> Path:
+    """Key and certificate of the readers server as Java takes them; its policy keeps SQL from reading it."""
+    return settings().data_dir / "conf" / "readers_tls" / "readers.p12"
+
+
+def _keystore_password() -> str:
+    path = readers_keystore().with_suffix(".password")
+    if not path.exists():
+        write(path, secrets.token_urlsafe(24), private=True)
+    return path.read_text()
+
+
+def write_readers_keystore() -> None:
+    """Write `readers_tls_file`, where there is one, as the keystore that Java takes.
+
+    Raises
+    ------
+    RefusedError
+        When the file is missing or holds no key with its certificates.
+    """
+    pem, store = settings().readers_tls_file, readers_keystore()
+    if pem is None:
+        return
+    if not pem.is_file():
+        raise RefusedError(f"readers_tls_file {pem} is not there; bash/certificates.sh readers makes one, or name the bank's")
+    partial = store.with_suffix(".partial")
+    write(partial, "", private=True)
+    ran = subprocess.run(
+        ["openssl", "pkcs12", "-export", "-in", pem, "-out", partial, "-name", "readers", "-passout", "stdin"],
+        input=_keystore_password(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if ran.returncode:
+        raise RefusedError(f"readers_tls_file {pem} holds no key with its certificates: {ran.stderr.strip()[-300:]}")
+    if machine.has_own_reader(jars.SPARK_HOME):
+        shutil.chown(partial, settings().readers_os_user)
+    partial.replace(store)
+
+
+def _write_ldap_trust() -> None:
+    authorities, store = settings().readers_ldap_ca_file, folder("readers") / "ldap.p12"
+    if authorities is None:
+        return
+    certificates = re.findall(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", _text_of(authorities), re.DOTALL)
+    if not certificates:
+        raise RefusedError(f"readers_ldap_ca_file {authorities} holds no certificates; name those of LDAP's authority, PEM")
+    store.unlink(missing_ok=True)
+    for number, certificate in enumerate(certificates):
+        subprocess.run(
+            [
+                machine.java_home() / "bin" / "keytool", "-importcert", "-noprompt", "-alias", str(number),
+                "-keystore", store, "-storetype", "PKCS12", "-storepass", TRUST_PASSWORD,
+            ],
+            input=certificate, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+
+
+def _text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def own_address() -> str:
@@ -282,7 +403,8 @@ def spark_defaults(reader: Reader) -> dict[str, object]:
         # In spark.jars they would be closed with the session that first used them.
         "spark.driver.extraClassPath": class_path,
         "spark.executor.extraClassPath": class_path,
-        "spark.driver.extraJavaOptions": f"-Djava.io.tmpdir={here.data_dir / 'tmp' / reader} -XX:+UseParallelGC -XX:MaxMetaspaceSize=512m",
+        "spark.driver.extraJavaOptions": f"-Djava.io.tmpdir={here.data_dir / 'tmp' / reader} -XX:+UseParallelGC -XX:MaxMetaspaceSize=512m "
+        f"-DHADOOP_USER_NAME={here.hdfs_user if reader == 'loads' else here.hdfs_readers_user}",
         "spark.local.dir": here.data_dir / "tmp" / reader,
         # Nobody else speaks to the driver of a SQL server: its tasks run in it.
         "spark.driver.bindAddress": own_address(),
@@ -330,17 +452,36 @@ def spark_defaults(reader: Reader) -> dict[str, object]:
             "spark.python.daemon.module": "etl.stack.python_daemon",
         }
     else:
+        own = os.pathsep.join((class_path, str(jars.readers_guard())))
         properties |= {
             "spark.driver.memory": here.readers_memory,
+            "spark.driver.extraClassPath": own,
             # Results stream to the client part by part: a large answer does not fill the server.
             "spark.sql.thriftServer.incrementalCollect": "true",
             # `SELECT * FROM text.`/etc/passwd`` and its like are refused by SQL already.
             "spark.sql.runSQLOnFiles": "false",
+            "spark.sql.extensions": f"{properties['spark.sql.extensions']},org.apache.spark.sql.warehouse.ResultLimit",
+            "spark.extraListeners": "org.apache.spark.sql.warehouse.TimeLimit",
+            "spark.warehouse.readers.seconds": here.readers_query_seconds,
+            "spark.warehouse.readers.bytes": here.readers_result_mb * 2**20,
+            # For what runs no job, and only says that time is up: the limit above comes first and says why.
+            "spark.sql.thriftServer.queryTimeout": f"{here.readers_query_seconds + 10 if here.readers_query_seconds else 0}s",
+            "spark.driver.maxResultSize": f"{here.readers_result_mb}m",
+            # The statements of one analyst leave room for those of others.
+            "spark.scheduler.mode": "FAIR",
         }
-        properties["spark.driver.extraJavaOptions"] = (
-            f"{properties['spark.driver.extraJavaOptions']} -Duser.home={here.data_dir / 'tmp' / 'readers'} "
-            f"-Djava.security.manager -Djava.security.policy=={folder('readers') / 'java.policy'}"
-        )
+        options = [
+            str(properties["spark.driver.extraJavaOptions"]),
+            f"-Duser.home={here.data_dir / 'tmp' / 'readers'}",
+            "-Djava.security.manager",
+            f"-Djava.security.policy=={folder('readers') / 'java.policy'}",
+        ]
+        if here.readers_ldap_ca_file is not None:
+            options += [
+                f"-Djavax.net.ssl.trustStore={folder('readers') / 'ldap.p12'}",
+                f"-Djavax.net.ssl.trustStorePassword={TRUST_PASSWORD}",
+            ]
+        properties["spark.driver.extraJavaOptions"] = " ".join(options)
     return properties
 
 
@@ -353,10 +494,13 @@ def readers_policy() -> str:
     """Render the readers server's Java policy."""
     here = settings()
     template = (Path(__file__).parent / "readers.policy.j2").read_text()
+    ldap = {urllib.parse.urlsplit(here.readers_ldap_url).hostname} - {None}
     return jinja2.Template(template, undefined=jinja2.StrictUndefined).render(
-        program=[jars.SPARK_HOME, here.jars_dir / "spark", folder("readers")],
+        keystore=readers_keystore() if here.readers_tls_file else None,
+        openers=[jar for name in KEYSTORE_OPENERS for jar in jars.PYSPARK_JARS.glob(f"{name}[_-]*.jar")],
+        program=[jars.SPARK_HOME, here.jars_dir / "spark", jars.readers_guard(), folder("readers")],
         scratch=here.data_dir / "tmp" / "readers",
-        hosts=sorted({"localhost", own_address(), here.namenode_host, here.datanode_host, here.readers_metastore_host}),
+        hosts=sorted({"localhost", own_address(), here.namenode_host, here.datanode_host, here.readers_metastore_host, *ldap}),
     )
 
 
@@ -382,11 +526,13 @@ def write_server(name: str) -> None:
             write(folder("kafka") / "server.properties", java_properties(kafka_properties()), private=True)
         case "readers":
             _write_spark("readers")
+            write_readers_keystore()
+            _write_ldap_trust()
             write(folder("readers") / "java.policy", readers_policy())
 
 
 def _write_hadoop(server: str) -> None:
-    write(folder(server) / "core-site.xml", xml(core_site() | (NO_PROGRAMS if server == "readers" else {})))
+    write(folder(server) / "core-site.xml", xml(core_site() | (READERS_SITE if server == "readers" else {})))
     write(folder(server) / "hdfs-site.xml", xml(hdfs_site()))
     write(folder(server) / "log4j2.properties", LOG4J.format(level="warn"))
 

@@ -213,9 +213,13 @@ def fences() -> list[str]:
         if machine.has_own_reader(jars.SPARK_HOME)
         else "no operating-system user of its own: not root, or a folder that only root may enter"
     )
+    here = settings()
+    asked = {"loopback": "nobody is asked, on this machine only", "ldap": f"LDAP ({here.readers_ldap_url})", "none": "NOBODY IS ASKED"}
     return [
-        f"readers' fences: {own_user}; HDFS user {settings().hdfs_readers_user} may only read; "
-        "metastore role may only SELECT; local files closed to SQL"
+        f"readers' fences: {own_user}; HDFS user {here.hdfs_readers_user} may only read; "
+        "metastore role may only SELECT; local files closed to SQL",
+        f"readers' door: {asked[here.readers_authentication]}; {'TLS' if here.readers_tls_file else 'no TLS'}; a statement has "
+        f"{here.readers_query_seconds} s, its tasks {here.readers_result_mb} MB each",
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -39,7 +40,7 @@ def listed(sums: Path = SUMS) -> dict[str, str]:
 
 
 def ensure() -> None:
-    """Fetch what is missing and unpack the metastore; a wrong sum is an error.
+    """Fetch what is missing, unpack the metastore, compile the readers server's limits; a wrong sum is an error.
 
     Raises
     ------
@@ -51,6 +52,8 @@ def ensure() -> None:
         logger.info("jars: fetching", missing=len(missing), folder=str(folder))
         with progress("jars"):
             fetch(folder)
+    if not readers_guard().is_dir():
+        _compile_guard(readers_guard())
     unpacked = folder / "metastore" / "unpacked"
     if not unpacked.is_dir():
         verify(folder)
@@ -95,6 +98,30 @@ def verify(folder: Path, sums: Path = SUMS) -> None:
     """
     if wrong := [path for path, digest in listed(sums).items() if _sum(folder / path) != digest]:
         raise RefusedError(f"{', '.join(wrong)} in {folder}: not the file whose sum stands in {sums.name}; remove it and run bash/setup.sh")
+
+
+def readers_guard() -> Path:
+    """Folder of the readers server's limits, compiled: the name has the sum of their source and Spark's version."""
+    text = (HERE / "readers_guard.scala").read_bytes() + next(PYSPARK_JARS.glob("spark-core_*.jar")).name.encode()
+    return settings().jars_dir / "readers" / f"guard-{hashlib.sha256(text).hexdigest()[:12]}"
+
+
+def _compile_guard(target: Path) -> None:
+    partial = target.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    # The compiler comes with Spark, for its shell.
+    compiler = os.pathsep.join(str(jar) for name in ("compiler", "reflect", "library") for jar in PYSPARK_JARS.glob(f"scala-{name}-*.jar"))
+    ran = subprocess.run(
+        [
+            machine.java_home() / "bin" / "java", "-Xss4m", "-cp", compiler, "scala.tools.nsc.Main",
+            "-cp", PYSPARK_JARS / "*", "-d", partial, HERE / "readers_guard.scala",
+        ],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if ran.returncode:
+        raise RefusedError(f"the readers server's limits could not be compiled: {(ran.stdout + ran.stderr).strip()[-500:]}")
+    partial.rename(target)
 
 
 def copy_of_pyspark(server: str, folder: Path) -> None:

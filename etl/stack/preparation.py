@@ -17,7 +17,9 @@ from etl.settings import ROOT, settings
 from etl.stack import configuration, jars, machine, postgres
 from etl.stack.servers import hadoop_java, heartbeat, kafka_java, metastore_environment, metastore_java
 
-DATABASES = ("raw", "core", "feature", "mart", "ops")
+DATABASES = ("raw", "core", "feature", "mart", "ops", "sandbox")
+SANDBOX_FILES = 10_000
+"""Files and folders that the sandbox may have, by HDFS's quota."""
 
 
 def before(name: str) -> None:
@@ -145,6 +147,23 @@ def _make_hdfs_folders() -> None:
         if owner:
             client.set_owner(path, owner=owner, group=owner)
         client.set_permission(path, mode)
+    set_quota(f"{here.warehouse_path}/sandbox", here.sandbox_quota_mb * 2**20)
+
+
+def set_quota(path: str, size: int) -> None:
+    """Let HDFS take no more than `size` bytes, replicas counted, below a folder; as HDFS's superuser.
+
+    Raises
+    ------
+    WarehouseError
+        When HDFS does not do it.
+    """
+    import requests
+
+    asked = {"op": "SETQUOTA", "user.name": psutil.Process().username(), "namespacequota": SANDBOX_FILES, "storagespacequota": size}
+    told = requests.put(f"{settings().webhdfs_url}/webhdfs/v1{path}", params=asked, timeout=60)  # type: ignore[arg-type]
+    if told.status_code != requests.codes.ok:
+        raise WarehouseError(f"the quota of {path} could not be set: {told.text[:300]}; look at bash/stack.sh logs namenode")
 
 
 def _make_hive_databases() -> None:

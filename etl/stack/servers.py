@@ -104,6 +104,9 @@ def _sql_ready(reader: configuration.Reader) -> Callable[[], bool]:
         host = settings().loads_host if reader == "loads" else settings().readers_host
         if not machine.answers(host, settings().port(reader)):
             return False
+        if reader == "readers" and settings().readers_authentication == "ldap" and settings().readers_password_file is None:
+            # Nobody has told who may ask here.
+            return True
         with session(reader) as opened:
             return opened.run("SELECT 1") == [(1,)]
 
@@ -163,12 +166,17 @@ def spark_environment(reader: configuration.Reader) -> dict[str, str]:
 def _sql_server(reader: configuration.Reader) -> Server:
     here = settings()
     environment = spark_environment(reader)
+    if reader == "loads":
+        # The property says the same. Of the environment's, HiveServer2 makes a proxy user for each statement that nobody waits for
+        # (dbt's). On the readers server SQL could change a property.
+        del environment["HADOOP_USER_NAME"]
     ports: dict[str, int] = {reader: here.port(reader)}
     if reader == "loads":
         ports["connect"] = here.port("connect")
     return Server(
         name=reader,
         command=[
+            *(["nice", "-n", str(here.readers_nice)] if reader == "readers" else []),
             # SQL can read the environment: the readers server has only what is listed below.
             *(["/usr/bin/env", "-i", *(f"{name}={value}" for name, value in environment.items())] if reader == "readers" else []),
             str(jars.SPARK_HOME / "bin" / "spark-submit"),

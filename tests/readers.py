@@ -1,0 +1,68 @@
+"""A readers server of a test's own beside the stack's, with settings of its own: started as a container starts it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from etl.errors import UnavailableError
+from etl.settings import ROOT, settings
+from etl.stack import serve
+
+PORT = 10077
+"""Before the offset is added; no server of a stack has one that ends so."""
+STARTING_SECONDS = 180
+SERVE = (sys.executable, "-m", "etl.stack.serve")
+
+
+def environment() -> dict[str, str]:
+    """Environment of a process that is not this one."""
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+@contextmanager
+def given(**changed: object) -> Iterator[Path]:
+    """Let the settings of this process and its children name a readers server of their own, and its data folder."""
+    folder = Path(tempfile.mkdtemp(prefix="readers-"))
+    folder.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"data_dir": folder, "readers_port": PORT, **changed}.items():
+            patch.setenv(f"WAREHOUSE_{name.upper()}", str(value))
+        settings.cache_clear()
+        try:
+            yield folder
+        finally:
+            patch.undo()
+            settings.cache_clear()
+            shutil.rmtree(folder)
+
+
+@contextmanager
+def started(folder: Path) -> Iterator[Path]:
+    """Run the server that the settings name; yield its log."""
+    log = folder / "readers.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen([*SERVE, "run", "readers"], cwd=ROOT, env=environment(), stdout=file, stderr=file)
+    try:
+        deadline = time.monotonic() + STARTING_SECONDS
+        while True:
+            assert process.poll() is None, log.read_text()[-3000:]
+            try:
+                serve.check("readers")
+                break
+            except UnavailableError:
+                assert time.monotonic() < deadline, log.read_text()[-3000:]
+                time.sleep(0.3)
+        yield log
+    finally:
+        process.terminate()
+        process.wait(60)

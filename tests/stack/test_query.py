@@ -1,0 +1,88 @@
+"""Statements from the command line: how they are interrupted, and how much memory their answers take."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+
+import psutil
+import pytest
+
+from etl import sql_server
+from etl.settings import ROOT
+
+QUERY = (sys.executable, "-m", "etl.query", "query")
+# What would take hours: the first is computed before there is a row, the second while rows are fetched. Each takes all cores.
+LONG = {
+    "computing": "SELECT count(*) FROM range(100000000) AS a CROSS JOIN range(100000000) AS b WHERE a.id * b.id % 7 = 3",
+    "fetching": "SELECT a.id FROM range(100000000) AS a CROSS JOIN range(100000000) AS b WHERE a.id * b.id % 7 = 30",
+}
+MEGABYTE = 2**20
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def is_idle(seconds: float) -> bool:
+    """Whether the readers server has a core for another statement within so many seconds."""
+    answered = threading.Event()
+
+    def ask() -> None:
+        with sql_server.session("readers") as readers:
+            assert readers.run("SELECT count(*) FROM range(10) WHERE id % 2 = 1") == [(5,)]
+        answered.set()
+
+    threading.Thread(target=ask, daemon=True).start()
+    return answered.wait(seconds)
+
+
+@pytest.mark.parametrize("statement", LONG.values(), ids=LONG.keys())
+def test_an_interrupt_ends_the_statement_on_the_server(statement: str) -> None:
+    assert is_idle(60)
+    process = subprocess.Popen([*QUERY, statement], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        while is_idle(4):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        told = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert (process.returncode, *told) == (130, "", "interrupted; nothing is lost, run the same command again\n")
+    assert is_idle(30)
+
+
+def test_a_large_answer_is_not_held_in_memory() -> None:
+    statement = "SELECT id, repeat('x', 600) AS text FROM range(180000)"
+    with subprocess.Popen([*QUERY, statement, "--format", "csv"], env=environment(), stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        asked, most, size = psutil.Process(process.pid), 0, 0
+        while block := process.stdout.read(4 * MEGABYTE):
+            size += len(block)
+            most = max(most, asked.memory_info().rss)
+    assert process.returncode == 0
+    assert size > 100 * MEGABYTE
+    assert most < size
+
+
+def test_a_terminal_shows_that_a_statement_is_at_work_and_a_pipe_does_not() -> None:
+    statement = "SELECT count(*) FROM range(10000) AS a CROSS JOIN range(10000) AS b WHERE a.id * b.id % 7 = 3"
+    terminal, other = pty.openpty()
+    ran = subprocess.Popen([*QUERY, statement, "--format", "csv"], env=environment(), stdout=subprocess.PIPE, stderr=other)
+    os.close(other)
+    shown = b""
+    try:
+        while block := os.read(terminal, 4096):
+            shown += block
+    except OSError:
+        # The other end is closed: Linux says so by an error.
+        pass
+    os.close(terminal)
+    assert ran.wait(60) == 0
+    assert b"running" in shown
+    quiet = subprocess.run([*QUERY, "SELECT 1", "--format", "csv"], env=environment(), capture_output=True, check=True)
+    assert quiet.stderr == b""
