@@ -77,6 +77,10 @@ class Model:
             found += self.aggregates(name)
         return list(dict.fromkeys(found))
 
+    def join(self, table: str) -> tuple[str, str] | None:
+        """Return by which columns a table and the dates are related, where they are."""
+        return next(((source[1], to[1]) for source, to in self.relationships if (source[0], to[0]) == (table, DATES)), None)
+
     def has(self, one: Field) -> bool:
         """Tell whether a field is one of the model's."""
         if one.is_measure:
@@ -277,11 +281,12 @@ def statement(visual: Visual, model: Model) -> str:
     groups = [one for one in visual.fields if not one.is_measure]
     needs = list(dict.fromkeys(need for one in visual.fields if one.is_measure for need in model.aggregates(one.name)))
     columns = {(one.table, one.name) for one in groups} | {(need.table, need.column) for need in needs if need.column}
+    join = model.join(fact)
     # A filter of a page reaches the tables that are related to its own.
-    filters = [(one, text) for one, text in visual.filters if one.table in (fact, DATES)]
+    filters = [(one, text) for one, text in visual.filters if one.table == fact or (one.table == DATES and join)]
     rows = _rows(fact, columns, filters)
-    if fact != DATES and any(one.table == DATES for one in (*groups, *(one for one, _ in filters))):
-        ((key, target),) = [(source[1], to[1]) for source, to in model.relationships if (source[0], to[0]) == (fact, DATES)]
+    if join and any(one.table == DATES for one in (*groups, *(one for one, _ in filters))):
+        key, target = join
         outer, inner = (
             _rows(table, columns | {(table, column)}, filters, as_name)
             for table, column, as_name in ((fact, key, "$Outer"), (DATES, target, "$Inner"))

@@ -260,8 +260,10 @@ def visual_problems(visual: Visual, model: Model) -> Iterator[str]:
     unknown = [one for one in asked if not model.has(one)]
     yield from (f"{where}: the model has no {'measure' if one.is_measure else 'column'} {one.table}.{one.name}" for one in unknown)
     yield from (f"{where}: it is sorted by {one.name}, which it does not show" for one in sort if one not in visual.fields)
-    if not unknown and len(facts := tables_of(visual, model) - {DATES}) > 1:
-        yield f"{where}: it mixes {' and '.join(sorted(facts))}, which have no relationship"
+    shown = set() if unknown else tables_of(visual, model)
+    facts = shown - {DATES}
+    if len(facts) > 1 or (facts < shown and any(model.join(fact) is None for fact in facts)):
+        yield f"{where}: it mixes {' and '.join(sorted(shown))}, which have no relationship"
 
 
 def main() -> None:

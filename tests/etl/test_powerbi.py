@@ -70,6 +70,15 @@ def everywhere(file: str, old: str, new: str) -> Damage:
     return damage
 
 
+def terminals_by_day(project: Path) -> None:
+    """Damage by a chart of terminals by day."""
+    path = project / PAGES / "predicted_fraud/visuals/line_by_day/visual.json"
+    content = json.loads(path.read_text())
+    column = {"Column": {"Expression": {"SourceRef": {"Entity": "terminal_risk"}}, "Property": "risk_rank"}}
+    content["visual"]["query"]["queryState"]["Y"]["projections"] = [{"field": column, "queryRef": "terminal_risk.risk_rank"}]
+    path.write_text(json.dumps(content))
+
+
 def replace_last(project: Path, file: str, old: str, new: str) -> None:
     """Damage the last of the places where a text stands."""
     (project / file).write_text(new.join((project / file).read_text().rsplit(old, 1)))
@@ -196,6 +205,10 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         ),
         "data_quality/card_loaded_row_count: it mixes data_quality_daily and fraud_daily",
     ),
+    "a visual of dates and a table without any": (
+        terminals_by_day,
+        "predicted_fraud/line_by_day: it mixes dates and terminal_risk, which have no relationship",
+    ),
     "a visual sorted by what it does not show": (
         lambda project: replace_last(project, f"{PAGES}/raw_data/visuals/table_transactions/visual.json", "transacted_at", "scored_at"),
         "raw_data/table_transactions: it is sorted by scored_at, which it does not show",
@@ -315,3 +328,9 @@ def test_a_quote_in_a_filter_stays_a_text(tmp_path: Path) -> None:
     replace(f"{PAGES}/predicted_fraud/visuals/table_riskiest_transactions/visual.json", "'HIGH'", "'L''OR\\\\'")(project)
     (visual,) = [one for one in read_visuals(project) if one.name == "table_riskiest_transactions"]
     assert (Field("scored_transactions", "risk_level", False), r"{} in ('L\'OR\\')") in visual.filters
+
+
+def test_a_pages_filter_of_days_reaches_only_what_has_days() -> None:
+    statements = {visual.name: statement(visual, read_model()) for visual in read_visuals() if visual.page == "predicted_fraud"}
+    assert "days_ago" in statements["card_transaction_count"]
+    assert "days_ago" not in statements["table_riskiest_terminals"]
