@@ -252,6 +252,9 @@ def metastore_site(reader: Reader) -> dict[str, object]:
     }
 
 
+HIVE_AUTHORIZATION = "org.apache.hadoop.hive.ql.security.authorization.plugin"
+
+
 def hive_site(reader: Reader) -> dict[str, object]:
     """Properties of Spark's Hive client and of its HiveServer2 protocol."""
     here = settings()
@@ -265,6 +268,10 @@ def hive_site(reader: Reader) -> dict[str, object]:
         "hive.exec.scratchdir": f"{here.hdfs_uri}/tmp/hive-{reader}",  # noqa: S108 - a folder of HDFS
         "hive.server2.logging.operation.enabled": "false",
         "hive.server2.idle.session.timeout": "6h",
+        # A session's first metadata call, such as an ODBC driver's GetTables, makes an authorizer, though nobody asks it anything, and
+        # opens an embedded metastore for it unless this is said to be done. The readers' Java policy refuses that one.
+        "hive.security.authorization.manager": f"{HIVE_AUTHORIZATION}.fallback.FallbackHiveAuthorizerFactory",
+        "hive.internal.ss.authz.settings.applied.marker": "true",
     }
 
 
