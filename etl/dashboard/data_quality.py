@@ -30,7 +30,7 @@ def page() -> None:
     failed = int(days["failed_errors"].sum() + days["unequal_parts"].sum() + days["failed_batches"].sum())
     if failed:
         st.error(
-            f"{number(failed)} checks of severity error, comparisons with the source or batches failed in these days: see below, and "
+            f"Failed in these days, of checks of severity error, comparisons with the source and batches: {number(failed)}. See below, and "
             "docs/operations.md."
         )
     else:

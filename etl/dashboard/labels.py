@@ -95,4 +95,4 @@ def written(name: str, value: Any) -> str:
 
 def plain(text: str) -> str:
     """Escape text of the data for places where Streamlit reads Markdown: a merchant's name is no link and no picture."""
-    return re.sub(r"([^\w\s])", r"\\\1", text)
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text)

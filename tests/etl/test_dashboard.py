@@ -145,7 +145,8 @@ def test_values_are_written_for_people(name: str, value: object, text: str) -> N
 
 def test_text_of_the_data_is_no_markdown() -> None:
     assert labels.plain("![x](http://evil/x.png)") == r"\!\[x\]\(http\:\/\/evil\/x\.png\)"
-    assert labels.plain("web shop") == "web shop"
+    assert labels.plain("web shop – Café") == "web shop – Café"
+    assert labels.plain("card_fraud") == r"card\_fraud"
 
 
 def test_every_column_that_a_tile_explains_is_described() -> None:
