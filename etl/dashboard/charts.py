@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import altair as alt
 import pandas as pd
@@ -25,6 +26,14 @@ def form(measure: str, is_axis: bool = False) -> str:
     return ",.2f" if measure.endswith("amount") and not is_axis else ",.0f"
 
 
+def axis(measure: str, **further: Any) -> alt.Axis:
+    """Return the axis of a measure; without digits after the point, its steps are whole numbers."""
+    written = form(measure, is_axis=True)
+    if written == ",.0f":
+        further["tickMinStep"] = 1
+    return alt.Axis(format=written, **further)
+
+
 def _long(frame: pd.DataFrame, day: str, names: Sequence[str]) -> pd.DataFrame:
     """One row for each day and measure."""
     parts = [
@@ -36,7 +45,7 @@ def _long(frame: pd.DataFrame, day: str, names: Sequence[str]) -> pd.DataFrame:
 def _days(frame: pd.DataFrame, day: str, names: Sequence[str], title: str) -> alt.Chart:
     return alt.Chart(_long(frame, day, names)).encode(
         alt.X("utcyearmonthdate(day):T").title(f"{label(day)} (UTC)"),
-        alt.Y("value:Q").title(title).axis(format=form(names[0], is_axis=True)),
+        alt.Y("value:Q").title(title).axis(axis(names[0])),
         alt.Color("measure:N")
         .title(None)
         .scale(domain=[label(name) for name in names], range=list(COLOURS[: len(names)]))
@@ -64,9 +73,9 @@ def bars(frame: pd.DataFrame, by: str, measure: str, title: str, places: int) ->
     shown = pd.DataFrame({"name": frame[by].astype(str), "value": frame[measure].astype(float)})
     return (
         alt.Chart(shown, height=BAR * places + AXIS)
-        .mark_bar(color=BLUE)
+        .mark_bar(color=BLUE, size=BAR - 7)
         .encode(
-            alt.X("value:Q").title(title).axis(format=form(measure, is_axis=True), labelFlush=True, tickCount=5),
+            alt.X("value:Q").title(title).axis(axis(measure, labelFlush=True, tickCount=5)),
             alt.Y("name:N").title(label(by)).sort("-x").axis(labelLimit=260),
             tooltip=[alt.Tooltip("name:N", title=label(by)), alt.Tooltip("value:Q", title=title, format=form(measure))],
         )
@@ -106,7 +115,7 @@ def series(frame: pd.DataFrame, day: str, by: str, measure: str, title: str, ord
         .mark_line(point=alt.OverlayMarkDef(size=22), strokeWidth=2)
         .encode(
             alt.X("utcyearmonthdate(day):T").title(f"{label(day)} (UTC)"),
-            alt.Y("value:Q").title(title).axis(format=form(measure, is_axis=True)),
+            alt.Y("value:Q").title(title).axis(axis(measure)),
             alt.Color("name:N")
             .title(None)
             .scale(domain=list(order), range=list(COLOURS[: len(order)]))

@@ -36,17 +36,18 @@ def page() -> None:
     else:
         st.success("No check of severity error, no comparison with the source and no batch failed in these days.")
     display.tiles(*((display.titled(name, ""), number(int(days[name].sum())), meaning("data_quality_daily", name)) for name in FIGURES))
-    tables = sorted(set(days["table_name"]), key=lambda name: -days.loc[days["table_name"] == name, "loaded_rows"].sum())
-    display.chart(
-        "Rows loaded by day and table",
-        "Lines of loaded rows by day for each table, on a logarithmic axis.",
-        charts.series(
-            days[days["table_name"].isin(tables[: len(charts.COLOURS)]) & (days["loaded_rows"] > 0)],
-            "checked_on", "table_name", "loaded_rows", "Rows", tables[: len(charts.COLOURS)],
-        ).encode(charts.logarithmic("Rows loaded")),
-        days,
-        ("checked_on", "table_name", "batches", "loaded_rows", "rejected_rows"),
-    )  # fmt: skip
+    loaded = days[days["loaded_rows"] > 0]
+    if not loaded.empty:
+        largest = loaded.groupby("table_name")["loaded_rows"].sum().sort_values(ascending=False)
+        tables = [str(name) for name in largest.index[: len(charts.COLOURS)]]
+        drawn = charts.series(loaded[loaded["table_name"].isin(tables)], "checked_on", "table_name", "loaded_rows", "Rows", tables)
+        display.chart(
+            "Rows loaded by day and table",
+            "Lines of loaded rows by day for each table, on a logarithmic axis.",
+            drawn.encode(charts.logarithmic("Rows loaded")),
+            days,
+            ("checked_on", "table_name", "batches", "loaded_rows", "rejected_rows"),
+        )
     st.subheader("By day and table", anchor=False)
     display.rows(days, "What was loaded, rejected, reconciled and checked by day and table.")
     st.subheader("Failed checks", anchor=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import importlib.util
 import re
 import socket
 import subprocess
@@ -17,9 +18,10 @@ from hypothesis import strategies as st
 from streamlit.testing.v1 import AppTest
 
 from etl.dashboard import charts, display, labels, statements
-from etl.dashboard.__main__ import ADDRESS, command
+from etl.dashboard.__main__ import ADDRESS, command, refuse_what_cannot_be
 from etl.dashboard.answers import ask
 from etl.dashboard.statements import OUTCOMES, Filters, Rows, Version
+from etl.errors import RefusedError
 from etl.settings import ROOT, settings
 
 JUNE = Filters(dt.date(2018, 6, 1), dt.date(2018, 6, 30), "EUR")
@@ -201,6 +203,12 @@ def test_a_port_that_is_taken_is_refused() -> None:
         told = ran("--no-browser", "--port", str(port))
     assert told.returncode == 3
     assert told.stderr == f"error: port {port} of the dashboard cannot be had: Address already in use; name another with --port\n"
+
+
+def test_an_environment_without_streamlit_is_told_what_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RefusedError, match=r"run bash/setup\.sh"):
+        refuse_what_cannot_be(0)
 
 
 @pytest.mark.parametrize("port", ["80", "x"])
