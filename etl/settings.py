@@ -69,6 +69,7 @@ class Settings(BaseSettings):
     )
     readers_nice: int = Field(10, ge=0, le=19, description="how far the readers server stands back for the loads' when both want the CPU")
     mlflow_port: int = Field(5000, description="port of MLflow's page")
+    dashboard_port: int = Field(8501, description="port of the dashboard, loopback only")
     resourcemanager_host: str = Field("127.0.0.1", description="YARN ResourceManager")
     resourcemanager_port: int = Field(8032, description="port of the YARN ResourceManager")
     resourcemanager_http_port: int = Field(8088, description="port of the ResourceManager's page")

@@ -306,4 +306,5 @@ def literal(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, int | float):
         return repr(value)
-    return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
+    # Spark puts its own settings and environment in place of ${...}, before it knows what a literal is.
+    return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'").replace("${", "\\u0024{") + "'"

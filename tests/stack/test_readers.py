@@ -138,3 +138,8 @@ def test_environment_holds_nothing_but_the_servers_own(readers: Session) -> None
     if machine.has_own_reader(jars.SPARK_HOME):
         assert user == settings().readers_os_user
     assert readers.run("SELECT reflect('java.lang.System', 'getenv', 'SUPERVISOR_SERVER_URL')") == [("null",)]
+
+
+@pytest.mark.parametrize("value", ["' OR '1' = '1", "\\' OR true --", "\\", "a\nb", "ü'\"", "${env:PATH}", "\\${spark.app.name}"])
+def test_the_server_reads_a_literal_as_the_value_that_it_was(readers: Session, value: str) -> None:
+    assert readers.run(f"SELECT {sql_server.literal(value)}") == [(value,)]
