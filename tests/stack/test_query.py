@@ -56,6 +56,7 @@ def test_an_interrupt_ends_the_statement_on_the_server(statement: str) -> None:
     assert is_idle(30)
 
 
+@pytest.mark.slow
 def test_a_large_answer_is_not_held_in_memory() -> None:
     statement = "SELECT id, repeat('x', 600) AS text FROM range(180000)"
     with subprocess.Popen([*QUERY, statement, "--format", "csv"], env=environment(), stdout=subprocess.PIPE) as process:

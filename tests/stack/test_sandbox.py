@@ -113,6 +113,7 @@ def test_a_table_that_the_quota_has_no_room_for_is_refused_and_leaves_nothing(
         set_quota(sandbox.folder(), settings().sandbox_quota_mb * MEGABYTE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "step",
     [
