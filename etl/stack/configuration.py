@@ -65,13 +65,12 @@ def java_properties(properties: dict[str, object]) -> str:
 
 def core_site() -> dict[str, object]:
     """Properties that every client and server of HDFS shares."""
-    # What a client of the SQL servers runs asynchronously (dbt, ODBC drivers), Hive's layer runs as a proxy of the server's own user.
-    proxies: dict[str, object] = {}
-    for user in (settings().hdfs_user, settings().hdfs_readers_user):
-        proxies |= {f"hadoop.proxyuser.{user}.users": user, f"hadoop.proxyuser.{user}.hosts": "*"}
+    reader = settings().hdfs_readers_user
     return {
-        **proxies,
         "fs.defaultFS": settings().hdfs_uri,
+        # HiveServer2 runs what JDBC and ODBC ask (without waiting) as a proxy of its user for that very user: an own one may be one.
+        f"hadoop.proxyuser.{reader}.users": reader,
+        f"hadoop.proxyuser.{reader}.hosts": "*",
         "hadoop.tmp.dir": settings().data_dir / "tmp" / "hadoop",
         "fs.permissions.umask-mode": "022",
         "hadoop.http.staticuser.user": "nobody",

@@ -72,6 +72,8 @@ def bank(hive: Session) -> Iterator[None]:
     score.ensure_table(hive, ("amount",))
     alerts.ensure_table(hive)
     hive.run(f"INSERT INTO core.transactions VALUES {', '.join(transaction(*row[:5]) for row in ROWS)}")
+    # And a month before.
+    hive.run(f"INSERT INTO core.transactions VALUES {transaction(90, 20, 1, 1, '1.00').replace('2026-03', '2026-02')}")
     hive.run(f"INSERT INTO mart.predictions VALUES {', '.join(prediction(*row) for row in ROWS)}")
     hive.run(f"INSERT INTO core.customers VALUES (1, 'BE', {NEVER}), (2, 'NL', {NEVER}), (3, 'BE', {NEVER})")
     hive.run(f"INSERT INTO core.terminals VALUES (1, 'Grocer', 'BE', 'grocery', {NEVER}), (2, 'Airline', 'FR', 'travel', {NEVER})")
@@ -100,6 +102,19 @@ def content(hive: Session) -> dict[str, list[str]]:
 
 def snapshots(hive: Session) -> dict[str, int]:
     return {name: hive.run(f"SELECT snapshot_id FROM mart.{name}.refs WHERE name = 'main'")[0][0] for name in MARTS if name[0] != "d"}
+
+
+def newest_parts(hive: Session, mart: str, part: str) -> list[str]:
+    """Partitions that the newest commit wrote."""
+    ((found,),) = hive.run(
+        f"SELECT collect_list(CAST(partition.{part} AS string)) FROM mart.{mart}.partitions "
+        f"WHERE last_updated_snapshot_id = (SELECT snapshot_id FROM mart.{mart}.refs WHERE name = 'main')"
+    )
+    return sorted(json.loads(found))
+
+
+def months_since_1970(year: int, month: int) -> int:
+    return 12 * (year - 1970) + month - 1
 
 
 def test_a_day_shows_what_was_caught_and_what_was_missed(hive: Session) -> None:
@@ -138,12 +153,9 @@ def test_a_late_label_and_a_late_row_replace_their_days_and_a_full_rebuild_gives
     hive.run(f"INSERT INTO core.transactions VALUES {transaction(6, 2, 2, 2, '60.00')}")
     marts.build(full=False)
     assert hive.run("SELECT recall, precision FROM mart.model_performance") == [(1.0, 1.0)]
-    for name in ("scored_transactions", "fraud_daily", "fraud_hourly"):
-        ((after,),) = hive.run(
-            f"SELECT collect_list(CAST(partition.transacted_on AS string)) FROM mart.{name}.partitions "
-            f"WHERE last_updated_snapshot_id = (SELECT snapshot_id FROM mart.{name}.refs WHERE name = 'main')"
-        )
-        assert sorted(json.loads(after)) == ["2026-03-02", "2026-03-10"]
+    # The small ones have files of a month.
+    assert newest_parts(hive, "scored_transactions", "transacted_on") == ["2026-03-02", "2026-03-10"]
+    assert newest_parts(hive, "fraud_hourly", "transacted_on_month") == [str(months_since_1970(2026, 3))]
     hive.run("DELETE FROM core.transactions WHERE transaction_id = 6")
     marts.build(full=False)
     assert hive.run("SELECT count(*) FROM mart.fraud_daily WHERE transacted_on = DATE '2026-03-02'") == [(0,)]

@@ -3,13 +3,16 @@
 
   A day has changed where number and sum of hashes of the rows that the model gives differ from those that the table holds, so it
   does not matter why: a late row, a label, a correction, a deletion, a killed run. A run after which nothing differs commits nothing.
-  Days are the column `day` (by default transacted_on); with `day: none` the table is replaced whole where anything differs.
+  Days are the column `day` (by default transacted_on); with `day: none` the table is replaced whole where anything differs. A file
+  costs a reader some milliseconds, so small marts have files of a month (`files`, by default) and the months of those days are replaced.
 
   Columns, types and comments come from the model's YAML, which is the one place where they stand.
 #}
 {% materialization by_day, adapter='spark' %}
   {%- set day = config.get('day', default='transacted_on') -%}
   {%- set day = none if day == 'none' else day -%}
+  {%- set files = config.get('files', default='month') -%}
+  {%- set partitions = '' if not day else 'partitioned by (' ~ (day if files == 'day' else 'months(' ~ day ~ ')') ~ ')' -%}
   {%- set new = this.identifier ~ '__new' -%}
   {%- set columns = model.columns.values() | list -%}
   {%- set existing = load_relation(this) -%}
@@ -33,7 +36,7 @@
       {%- for column in columns %}
         {{ column.name }} {{ column.data_type }}{{ " not null" if is_required(column) }} comment '{{ escaped(column.description) }}'{{ "," if not loop.last }}
       {%- endfor %}
-      ) using iceberg {{ "partitioned by (" ~ day ~ ")" if day }} comment '{{ escaped(model.description) }}'
+      ) using iceberg {{ partitions }} comment '{{ escaped(model.description) }}'
       tblproperties (
         'format-version' = '2', 'write.parquet.compression-codec' = 'zstd', 'write.distribution-mode' = 'hash',
         'write.metadata.delete-after-commit.enabled' = 'true', 'write.metadata.previous-versions-max' = '20'
@@ -43,7 +46,7 @@
   {%- elif has_other_columns(existing, columns) -%}
     {# One commit as well; what it held before stays in its history. #}
     {%- call statement('replace') -%}
-      create or replace table {{ this }} using iceberg {{ "partitioned by (" ~ day ~ ")" if day }} comment '{{ escaped(model.description) }}'
+      create or replace table {{ this }} using iceberg {{ partitions }} comment '{{ escaped(model.description) }}'
       tblproperties ('format-version' = '2', 'write.parquet.compression-codec' = 'zstd', 'write.distribution-mode' = 'hash')
       as select * from {{ new }}
     {%- endcall -%}
@@ -56,7 +59,7 @@
   {%- elif should_full_refresh() -%}
     {%- set where = 'true' -%}
   {%- else -%}
-    {%- set where = changed(this, new, day, columns) -%}
+    {%- set where = changed(this, new, day, files, columns) -%}
   {%- endif -%}
 
   {%- if where -%}
@@ -98,7 +101,7 @@
 
 
 {# The condition that names the days whose rows differ; empty where none does. #}
-{% macro changed(old, new, day, columns) -%}
+{% macro changed(old, new, day, files, columns) -%}
   {%- set hash -%}
     sum(cast(xxhash64(
     {%- for column in columns -%} {{ column.name }}, isnull({{ column.name }}){{ ", " if not loop.last }} {%- endfor -%}
@@ -112,7 +115,15 @@
   ).columns[0].values() -%}
   {%- if not found -%} {{ return('') }} {%- endif -%}
   {%- if not day -%} {{ return('true') }} {%- endif -%}
-  {%- set days = [] -%}
-  {%- for one in found -%} {%- do days.append("date '" ~ one ~ "'") -%} {%- endfor -%}
-  {{ return(day ~ ' in (' ~ days | sort | join(', ') ~ ')') }}
+  {%- set parts = [] -%}
+  {%- for one in found -%}
+    {%- if files == 'day' -%}
+      {%- set part = day ~ " = date '" ~ one ~ "'" -%}
+    {%- else -%}
+      {%- set first = "date '" ~ (one | string)[:7] ~ "-01'" -%}
+      {%- set part = '(' ~ day ~ ' >= ' ~ first ~ ' and ' ~ day ~ ' < add_months(' ~ first ~ ', 1))' -%}
+    {%- endif -%}
+    {%- if part not in parts -%} {%- do parts.append(part) -%} {%- endif -%}
+  {%- endfor -%}
+  {{ return(parts | sort | join(' or ')) }}
 {%- endmacro %}

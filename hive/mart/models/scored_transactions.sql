@@ -1,4 +1,5 @@
 -- Each transaction with what its terminal and customer are, what is known of it, and what was predicted.
+{{ config(files='day') }}
 SELECT
     t.transaction_id,
     cast(t.transacted_at AS date) AS transacted_on,
