@@ -196,7 +196,7 @@ def test_broken_data_fails_its_checks_stops_the_pipeline_and_is_told(
     )
     # Value, key, distribution and volume, schema: one of each.
     hive.run(f"INSERT INTO core.transactions VALUES {transaction(5, 20, 1, 2, '-1.00')}")
-    hive.run(f"INSERT INTO core.transactions {many.format(at='2026-03-05', channel='chip', first=0, last=1200)}")
+    hive.run(f"INSERT INTO core.transactions {many.format(at='2026-03-06', channel='chip', first=0, last=1200)}")
     hive.run(f"INSERT INTO core.transactions {many.format(at='2026-03-19', channel='online', first=1200, last=2400)}")
     hive.run(f"INSERT INTO core.transactions {many.format(at='2026-03-12', channel='chip', first=2400, last=2410)}")
     hive.run("ALTER TABLE core.terminals RENAME COLUMN category TO kind")
