@@ -57,8 +57,9 @@ def outcomes_of_tests(results: dict[str, Any], manifest: dict[str, Any]) -> list
     found = []
     for result in results["results"]:
         node = manifest["nodes"][result["unique_id"]]
-        # The table that a check hangs on is named first; others are those that it compares with.
-        about = node.get("attached_node") or next(one for one in node["depends_on"]["nodes"] if _is_about(one, node))
+        # The table that a check hangs on is named first; others are those that it compares with. One written as SQL hangs on none.
+        read = node.get("depends_on", {}).get("nodes", [""])
+        about = node.get("attached_node") or next((one for one in read if _is_about(one, node)), read[0])
         table = (manifest["nodes"].get(about) or manifest["sources"][about])["relation_name"]
         status = result["status"]
         severity: Severity = "warn" if status == "warn" or (status == "pass" and node["config"]["severity"].lower() == "warn") else "error"

@@ -36,7 +36,7 @@ def test_outcomes_tell_the_table_the_severity_and_what_was_found() -> None:
                 "depends_on": {"nodes": ["source.card_fraud.core.terminals"]},
                 "test_metadata": {"kwargs": {"model": "{{ get_where_subquery(source('core', 'terminals')) }}"}},
             },
-            "test.d": {"name": "d", "attached_node": "model.card_fraud.fraud_daily", "config": {"severity": "ERROR"}},
+            "test.d": {"name": "d", "config": {"severity": "ERROR"}, "depends_on": {"nodes": ["model.card_fraud.fraud_daily"]}},
         },
     }
     results = {
