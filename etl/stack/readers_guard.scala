@@ -15,6 +15,7 @@ import org.apache.spark.sql.catalyst.expressions.{Attribute, SortOrder, UnsafeRo
 import org.apache.spark.sql.catalyst.plans.physical.Partitioning
 import org.apache.spark.sql.catalyst.rules.Rule
 import org.apache.spark.sql.execution.{ColumnarRule, CommandResultExec, LocalTableScanExec, SparkPlan, UnaryExecNode}
+import org.apache.spark.sql.execution.adaptive.BroadcastQueryStageExec
 import org.apache.spark.sql.execution.command.ExecutedCommandExec
 import org.apache.spark.sql.execution.datasources.v2.V2CommandExec
 import org.apache.spark.sql.execution.exchange.Exchange
@@ -52,8 +53,8 @@ class ResultLimit extends (SparkSessionExtensions => Unit) {
     new ColumnarRule {
       override def postColumnarTransitions: Rule[SparkPlan] = new Rule[SparkPlan] {
         override def apply(plan: SparkPlan): SparkPlan = plan match {
-          // What goes to other tasks may spill, and what the driver has is there already.
-          case _: Exchange | _: CommandResultExec | _: LocalTableScanExec | _: ExecutedCommandExec | _: V2CommandExec | _: BoundedExec => plan
+          // What goes to other tasks may spill, and what the driver has is there already; a broadcast must stay the root of its plan.
+          case _: Exchange | _: BroadcastQueryStageExec | _: CommandResultExec | _: LocalTableScanExec | _: ExecutedCommandExec | _: V2CommandExec | _: BoundedExec => plan
           case _ if plan.supportsColumnar && !plan.supportsRowBased => plan
           case _ => BoundedExec(bytes, plan)
         }
