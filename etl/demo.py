@@ -269,7 +269,8 @@ def where_next() -> str:
             f"  JDBC           jdbc:hive2://{reader}/mart",
             f"  ODBC           Driver=Hive ODBC;Host={here.readers_host};Port={here.port('readers')};"
             "HiveServerType=2;AuthMech=2;UID=reader",
-            "  freshness      bash/status.sh",
+            "  marts          bash/marts.sh builds what people read, bash/dashboard.sh shows it; docs/powerbi.md",
+            "  freshness      bash/status.sh; checks of data: bash/quality.sh check",
             "  servers        bash/stack.sh status; bash/stack.sh up --mlflow for MLflow's page",
         )
     )
