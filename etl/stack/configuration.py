@@ -464,6 +464,10 @@ def spark_defaults(reader: Reader) -> dict[str, object]:
             "spark.driver.extraClassPath": own,
             # Where the blocks lie is asked of the NameNode file by file, and helps nobody on one machine: a fifth of a small query.
             "spark.sql.iceberg.locality.enabled": "false",
+            # What is read back from the disk takes buffers beside the memory that Spark counts, three for each file with reading ahead:
+            # a join of all rows with all rows ended the server by that.
+            "spark.unsafe.sorter.spill.read.ahead.enabled": "false",
+            "spark.memory.fraction": "0.4",
             # Results stream to the client part by part: a large answer does not fill the server.
             "spark.sql.thriftServer.incrementalCollect": "true",
             # `SELECT * FROM text.`/etc/passwd`` and its like are refused by SQL already.
