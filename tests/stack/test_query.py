@@ -18,8 +18,8 @@ from etl.settings import ROOT
 QUERY = (sys.executable, "-m", "etl.query", "query")
 # What would take hours: the first is computed before there is a row, the second while rows are fetched. Each takes all cores.
 LONG = {
-    "computing": "SELECT count(*) FROM range(1000000) AS a CROSS JOIN range(1000000) AS b WHERE a.id * b.id % 7 = 3",
-    "fetching": "SELECT a.id FROM range(1000000) AS a CROSS JOIN range(1000000) AS b WHERE a.id * b.id % 7 = 30",
+    "computing": "SELECT count(*) FROM range(3000000) AS a CROSS JOIN range(3000000) AS b WHERE a.id * b.id % 7 = 3",
+    "fetching": "SELECT a.id FROM range(3000000) AS a CROSS JOIN range(3000000) AS b WHERE a.id * b.id % 7 = 30",
 }
 MEGABYTE = 2**20
 
@@ -41,6 +41,7 @@ def is_idle(seconds: float) -> bool:
     return answered.wait(seconds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("statement", LONG.values(), ids=LONG.keys())
 def test_an_interrupt_ends_the_statement_on_the_server(statement: str) -> None:
     assert is_idle(60)
