@@ -1,4 +1,4 @@
-"""The marts: copies of the records, then `dbt build` of hive/mart on the loads server.
+"""The marts: copies of the records, then `dbt run` of hive/mart on the loads server.
 
 dbt does the work (hive/mart/macros/by_day.sql says how a mart is kept up to date); this module gives it the settings, one writer
 at a time, and a record of the run.
@@ -109,7 +109,7 @@ def build(full: bool) -> None:
     Raises
     ------
     MartsError
-        When a model or one of its checks failed.
+        When dbt could not run, or a mart could not be built.
     """
     with ops.run("marts") as this, ops.writer(LOCK, this, ops.WRITER_WAIT_SECONDS):
         with session() as hive:

@@ -8,15 +8,16 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from etl import ops
 from etl.databases import opened
 from etl.log import logger
-from etl.settings import settings
+from etl.settings import Role, settings
 from etl.sql_server import Session
 from etl.storage import storage
 from ml.params import params
+from ml.registry import CHAMPION
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,7 +30,7 @@ _VERSIONS = """
 SELECT v.name AS model_name, v.version AS model_version, t.tags->>'model' AS algorithm, (t.tags->>'train_from')::date AS train_from,
     (t.tags->>'train_to')::date AS train_to, (t.tags->>'average_precision')::double precision AS average_precision,
     EXISTS (
-        SELECT FROM registered_model_aliases a WHERE a.name = v.name AND a.version = v.version AND a.alias = 'champion'
+        SELECT FROM registered_model_aliases a WHERE a.name = v.name AND a.version = v.version AND a.alias = %(alias)s
     ) AS is_champion,
     to_timestamp(v.creation_time / 1000.0) AS registered_at
 FROM model_versions v
@@ -58,7 +59,7 @@ def _ensured(hive: Session, name: str) -> dict[str, str]:
     return {str(row[0]): str(row[1]) for row in hive.run(f"DESCRIBE ops.{name}")}
 
 
-def _copy(hive: Session, this: ops.Run, name: str, columns: dict[str, str], role: Any, database: str, query: str) -> None:
+def _copy(hive: Session, this: ops.Run, name: str, columns: dict[str, str], role: Role, database: str, query: str) -> None:
     import pyarrow.parquet as pq
 
     schema = _schema(columns)
@@ -93,11 +94,10 @@ def _schema(columns: dict[str, str]) -> pa.Schema:
     return pa.schema([(name, types[of]) for name, of in columns.items()])
 
 
-def _batches(schema: pa.Schema, role: Any, database: str, query: str) -> Iterator[pa.RecordBatch]:
+def _batches(schema: pa.Schema, role: Role, database: str, query: str) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
     with opened(role, database) as session, session.cursor("copy") as cursor:
-        cursor.itersize = CHUNK_ROWS
-        cursor.execute(query, {"name": params().name})
+        cursor.execute(query, {"name": params().name, "alias": CHAMPION})
         while rows := cursor.fetchmany(CHUNK_ROWS):
             yield pa.RecordBatch.from_pylist([dict(zip(schema.names, row, strict=True)) for row in rows], schema)

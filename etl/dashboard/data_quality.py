@@ -50,17 +50,18 @@ def page() -> None:
         )
     st.subheader("By day and table", anchor=False)
     display.rows(days, "What was loaded, rejected, reconciled and checked by day and table.")
-    st.subheader("Failed checks", anchor=False)
-    checks = ask(statements.failed_checks(first_on, last_on, TOP))
-    if checks.empty:
+    checks = statements.failed_checks(first_on, last_on, TOP)
+    _listed("Failed checks", checks, "The newest", "Checks that failed and what they found.")
+    reasons = statements.reject_reasons(first_on, last_on, TOP)
+    _listed("Why rows were rejected", reasons, "The most frequent reasons", "Reasons of rejected rows and how many there were.")
+
+
+def _listed(title: str, statement: str, which: str, says: str) -> None:
+    """Draw a table that may be empty, and is cut at `TOP` rows."""
+    st.subheader(title, anchor=False)
+    found = ask(statement)
+    if found.empty:
         st.caption("None in these days.")
     else:
-        st.caption(f"The newest, {TOP} at most.")
-        display.rows(checks, "Checks that failed and what they found.")
-    st.subheader("Why rows were rejected", anchor=False)
-    rejects = ask(statements.reject_reasons(first_on, last_on, TOP))
-    if rejects.empty:
-        st.caption("None in these days.")
-    else:
-        st.caption(f"The most frequent reasons, {TOP} at most.")
-        display.rows(rejects, "Reasons of rejected rows and how many there were.")
+        st.caption(f"{which}, {TOP} at most.")
+        display.rows(found, says)

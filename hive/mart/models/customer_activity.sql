@@ -1,4 +1,5 @@
 -- Each customer and currency as it stands now: what the card did in the last 7 and 30 days.
+-- Usage:  bash/marts.sh
 {{ config(day='none') }}
 WITH now AS (
     SELECT {{ as_of() }} AS as_of

@@ -1,4 +1,5 @@
 -- What was loaded, rejected, reconciled and checked on each day, by table.
+-- Usage:  bash/marts.sh
 {{ config(day='checked_on') }}
 WITH told AS (
     SELECT

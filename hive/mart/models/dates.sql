@@ -1,4 +1,5 @@
 -- Every day of the years that the other marts have days of: Power BI's date table, and its 'now'.
+-- Usage:  bash/marts.sh
 {{ config(day='none') }}
 WITH known AS (
     SELECT transacted_on AS known_on FROM {{ ref('fraud_daily') }}

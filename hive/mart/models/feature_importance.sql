@@ -1,4 +1,5 @@
 -- What raised the probability of transactions of MEDIUM and HIGH risk, by day and model version.
+-- Usage:  bash/marts.sh
 WITH reasons AS (
     SELECT
         cast(p.transacted_at AS date) AS transacted_on,

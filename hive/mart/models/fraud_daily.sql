@@ -1,4 +1,5 @@
 -- Volume and value by day and by where and how cards were used.
+-- Usage:  bash/marts.sh
 SELECT
     transacted_on,
     country,

@@ -1,4 +1,5 @@
 -- As fraud_daily, by hour of the day.
+-- Usage:  bash/marts.sh
 SELECT
     transacted_on,
     transacted_hour,

@@ -1,4 +1,5 @@
 -- How good each model version's decisions were, by day, on days whose labels have arrived and that it was not trained on.
+-- Usage:  bash/marts.sh
 WITH labelled AS (
     SELECT
         s.transacted_on,

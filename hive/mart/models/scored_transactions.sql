@@ -1,4 +1,5 @@
 -- Each transaction with what its terminal and customer are, what is known of it, and what was predicted.
+-- Usage:  bash/marts.sh
 {{ config(files='day') }}
 SELECT
     t.transaction_id,

@@ -1,4 +1,5 @@
 -- Each terminal as it stands now: the last 30 days, and frauds among those days whose labels have arrived.
+-- Usage:  bash/marts.sh
 {{ config(day='none') }}
 WITH now AS (
     SELECT {{ as_of() }} AS as_of
