@@ -11,4 +11,4 @@ from tests.postgres import rows
 def bank(postgres_server: None) -> None:
     """An empty source and empty records of runs and rejects."""
     rows("TRUNCATE bank.fraud_reports, bank.transactions, bank.customers, bank.terminals")
-    rows("TRUNCATE ops.runs, ops.batches, ops.rejects, ops.reconciliations, ops.checks", role="etl", dbname="warehouse")
+    rows("TRUNCATE ops.runs CASCADE", role="etl", dbname="warehouse")

@@ -82,7 +82,7 @@ def build(stack: None, csv: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
     with sql_server.session() as session:
         empty(session)
-        rows("TRUNCATE ops.runs, ops.batches, ops.rejects, ops.reconciliations, ops.checks", role="etl", dbname="warehouse")
+        rows("TRUNCATE ops.runs CASCADE", role="etl", dbname="warehouse")
         verb("load_csv.sh", "full", *sorted((csv / "full").glob("*.csv")))
         yield one
         empty(session)
