@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     readers_password_file: Path | None = Field(None, description="password of readers_user in LDAP; empty: none")
     readers_query_seconds: int = Field(600, ge=0, description="time after which the readers server ends a statement, seconds; 0: never")
     readers_result_mb: int = Field(
-        256, ge=1, description="size up to which the readers server gives an answer, MB of its rows as they are in memory"
+        64, ge=1, description="size up to which the readers server gives an answer, MB of its rows as they are in memory"
     )
     readers_nice: int = Field(10, ge=0, le=19, description="how far the readers server stands back for the loads' when both want the CPU")
     mlflow_port: int = Field(5000, description="port of MLflow's page")

@@ -188,6 +188,8 @@ def _first_sentence_of(text: str) -> str:
     # What a task said is worth more than that its job was given up.
     told = re.sub(r"^(.|\n)*Job aborted due to stage failure: .*?\): (?=[\w.$]+(Exception|Error): )", "", text)
     told = re.sub(r"^(Error running query: |(\[[\w.]+\] )?\[?[\w.$]+(Exception|Error):?\s*)+", "", told)
+    if told.startswith(("Java heap space", "GC overhead limit exceeded")):
+        return "the SQL server has no memory left for this statement; ask for less: fewer columns or days, an aggregate"
     return told.split("\n")[0].strip() or text[:500]
 
 

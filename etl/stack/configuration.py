@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import secrets
@@ -241,7 +242,6 @@ def metastore_site(reader: Reader) -> dict[str, object]:
         "javax.jdo.option.ConnectionPassword": postgres.password(role),
         "metastore.warehouse.dir": f"{here.hdfs_uri}{here.warehouse_path}",
         "metastore.thrift.uris": metastore_uri(reader),
-        "metastore.thrift.bind.host": here.host,
         "metastore.schema.verification": "true",
         "datanucleus.schema.autoCreateAll": "false",
         "metastore.stats.autogather": "false",
@@ -332,7 +332,10 @@ def readers_access() -> dict[str, object]:
 
 
 def _is_loopback(host: str) -> bool:
-    return host == "localhost" or host == "::1" or host.startswith("127.")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def readers_keystore() -> Path:
@@ -464,15 +467,19 @@ def spark_defaults(reader: Reader) -> dict[str, object]:
             "spark.driver.extraClassPath": own,
             # Where the blocks lie is asked of the NameNode file by file, and helps nobody on one machine: a fifth of a small query.
             "spark.sql.iceberg.locality.enabled": "false",
-            # What is read back from the disk takes buffers beside the memory that Spark counts, three for each file with reading ahead:
-            # a join of all rows with all rows ended the server by that.
-            "spark.unsafe.sorter.spill.read.ahead.enabled": "false",
-            "spark.memory.fraction": "0.4",
+            # A task that finds no memory fails its statement; by default it would end the server and with it everybody's.
+            "spark.executor.killOnFatalError.depth": 0,
             # Results stream to the client part by part: a large answer does not fill the server.
             "spark.sql.thriftServer.incrementalCollect": "true",
             # `SELECT * FROM text.`/etc/passwd`` and its like are refused by SQL already.
             "spark.sql.runSQLOnFiles": "false",
-            "spark.sql.extensions": f"{properties['spark.sql.extensions']},org.apache.spark.sql.warehouse.ResultLimit",
+            "spark.sql.extensions": ",".join(
+                (
+                    str(properties["spark.sql.extensions"]),
+                    "org.apache.spark.sql.warehouse.ResultLimit",
+                    "org.apache.spark.sql.warehouse.Refusals",
+                )
+            ),
             "spark.extraListeners": "org.apache.spark.sql.warehouse.TimeLimit",
             "spark.warehouse.readers.seconds": here.readers_query_seconds,
             "spark.warehouse.readers.bytes": here.readers_result_mb * 2**20,
@@ -506,13 +513,19 @@ def readers_policy() -> str:
     """Render the readers server's Java policy."""
     here = settings()
     template = (Path(__file__).parent / "readers.policy.j2").read_text()
-    ldap = {urllib.parse.urlsplit(here.readers_ldap_url).hostname} - {None}
+    ports = {here.port(name) for name in ("namenode", "datanode", "readers_metastore")}
+    hosts = {"localhost", own_address(), here.namenode_host, here.datanode_host, here.readers_metastore_host}
+    if here.readers_ldap_url:
+        ldap = urllib.parse.urlsplit(here.readers_ldap_url)
+        hosts |= {str(ldap.hostname)}
+        ports |= {ldap.port or (636 if ldap.scheme == "ldaps" else 389)}
     return jinja2.Template(template, undefined=jinja2.StrictUndefined).render(
         keystore=readers_keystore() if here.readers_tls_file else None,
         openers=[jar for name in KEYSTORE_OPENERS for jar in jars.PYSPARK_JARS.glob(f"{name}[_-]*.jar")],
         program=[jars.SPARK_HOME, here.jars_dir / "spark", jars.readers_guard(), folder("readers")],
         scratch=here.data_dir / "tmp" / "readers",
-        hosts=sorted({"localhost", own_address(), here.namenode_host, here.datanode_host, here.readers_metastore_host, *ldap}),
+        hosts=sorted(hosts),
+        ports=sorted(ports),
     )
 
 

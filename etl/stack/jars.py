@@ -40,7 +40,7 @@ def listed(sums: Path = SUMS) -> dict[str, str]:
 
 
 def ensure() -> None:
-    """Fetch what is missing, unpack the metastore, compile the readers server's limits; a wrong sum is an error.
+    """Fetch what is missing, unpack the metastore, compile what is our own; a wrong sum is an error.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def ensure() -> None:
         with progress("jars"):
             fetch(folder)
     if not readers_guard().is_dir():
-        _compile_guard(readers_guard())
+        _compile("readers_guard.scala", [PYSPARK_JARS / "*"], readers_guard())
     unpacked = folder / "metastore" / "unpacked"
     if not unpacked.is_dir():
         verify(folder)
@@ -66,6 +66,8 @@ def ensure() -> None:
             tar.extractall(partial)  # noqa: S202
         # The folder appears whole or not at all, so a killed set-up is simply run again.
         partial.rename(unpacked)
+    if not metastore_main().is_dir():
+        _compile("metastore_main.scala", metastore_class_path(), metastore_main())
 
 
 def fetch(folder: Path, declaration: Path = HERE / "ivy.xml", sums: Path = SUMS) -> None:
@@ -102,11 +104,19 @@ def verify(folder: Path, sums: Path = SUMS) -> None:
 
 def readers_guard() -> Path:
     """Folder of the readers server's limits, compiled: the name has the sum of their source and Spark's version."""
-    text = (HERE / "readers_guard.scala").read_bytes() + next(PYSPARK_JARS.glob("spark-core_*.jar")).name.encode()
-    return settings().jars_dir / "readers" / f"guard-{hashlib.sha256(text).hexdigest()[:12]}"
+    return settings().jars_dir / "readers" / _compiled("guard", "readers_guard.scala", next(PYSPARK_JARS.glob("spark-core_*.jar")).name)
 
 
-def _compile_guard(target: Path) -> None:
+def metastore_main() -> Path:
+    """Folder of the program that starts a Hive Metastore, compiled; as `readers_guard`."""
+    return settings().jars_dir / "metastore" / _compiled("main", "metastore_main.scala", metastore_home().name)
+
+
+def _compiled(name: str, source: str, version: str) -> str:
+    return f"{name}-{hashlib.sha256((HERE / source).read_bytes() + version.encode()).hexdigest()[:12]}"
+
+
+def _compile(source: str, class_path: list[Path], target: Path) -> None:
     partial = target.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -115,12 +125,12 @@ def _compile_guard(target: Path) -> None:
     ran = subprocess.run(
         [
             machine.java_home() / "bin" / "java", "-Xss4m", "-cp", compiler, "scala.tools.nsc.Main",
-            "-cp", PYSPARK_JARS / "*", "-d", partial, HERE / "readers_guard.scala",
+            "-cp", os.pathsep.join(map(str, class_path)), "-d", partial, HERE / source,
         ],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if ran.returncode:
-        raise RefusedError(f"the readers server's limits could not be compiled: {(ran.stdout + ran.stderr).strip()[-500:]}")
+        raise RefusedError(f"{source} could not be compiled: {(ran.stdout + ran.stderr).strip()[-500:]}")
     partial.rename(target)
 
 
@@ -181,9 +191,11 @@ def metastore_class_path() -> list[Path]:
         "commons-codec",
         "commons-configuration2",
         "commons-text",
+        "scala-library",
     )
     own = settings().jars_dir / "metastore"
     return [
+        metastore_main(),
         *own.glob("*.jar"),
         *(metastore_home() / "lib").glob("*.jar"),
         *(jar for name in names for jar in PYSPARK_JARS.glob(f"{name}-[0-9]*.jar")),

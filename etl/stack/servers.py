@@ -242,7 +242,7 @@ def _metastore(name: str, heap: str, after: tuple[str, ...]) -> Server:
     port = settings().port(name)
     return Server(
         name,
-        metastore_java(name, heap, "org.apache.hadoop.hive.metastore.HiveMetaStore", "-p", str(port)),
+        metastore_java(name, heap, "org.apache.hadoop.hive.metastore.Main", settings().host, str(port)),
         {name: port},
         _listens(port),
         after=after,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 
 from etl import sql_server
 from etl.errors import WarehouseError
 from etl.settings import settings
 from etl.sql_server import Session
-from etl.stack import jars, machine
+from etl.stack import jars, machine, supervision
 
 WRITES = (
     "INSERT INTO ops.fence VALUES (2)",
@@ -46,6 +48,17 @@ FILE_READS = (
     "SELECT TRANSFORM (a) USING 'cat /etc/passwd' FROM ops.fence",
     "SELECT java_method('java.nio.file.Files', 'readString', '/etc/passwd')",
 )
+# Java, the loads' servers, whose tables are all open there, and the memory of all.
+REACHES = (
+    ("SELECT java_method('java.lang.System', 'exit', 1)", "takes no java_method"),
+    ("SELECT try_reflect('java.lang.System', 'lineSeparator')", "takes no java_method"),
+    ("SELECT a FROM ops.fence ORDER BY reflect('java.lang.System', 'getProperty', 'user.name')", "takes no java_method"),
+    ("CREATE TEMPORARY VIEW loads USING jdbc OPTIONS (url 'jdbc:hive2://{loads}/', driver 'org.apache.hive.jdbc.HiveDriver', dbtable 'a')",
+     "access denied"),
+    ("SHOW TABLES IN loads.ops", "Failed to connect to Hive Metastore"),
+    ("CACHE TABLE ops.fence", "takes no CACHE TABLE"),
+    ("CACHE TABLE fence_cached AS SELECT 1 AS a", "takes no CACHE TABLE"),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -133,11 +146,39 @@ def test_a_file_stays_closed_when_the_session_lifts_the_setting(readers: Session
     readers.run("RESET spark.sql.runSQLOnFiles")
 
 
+def test_nothing_beyond_the_statement_is_reached(readers: Session) -> None:
+    here = settings()
+    for catalog, server in (("own", "readers_metastore"), ("loads", "metastore")):
+        readers.run(f"SET spark.sql.catalog.{catalog} = org.apache.iceberg.spark.SparkCatalog")
+        readers.run(f"SET spark.sql.catalog.{catalog}.type = hive")
+        readers.run(f"SET spark.sql.catalog.{catalog}.uri = thrift://{here.host}:{here.port(server)}")
+    # Its own metastore, which may only read, is the one that it reaches.
+    assert readers.run("SHOW TABLES IN own.ops LIKE 'fence'")
+    for statement, said in REACHES:
+        with pytest.raises(WarehouseError, match=said):
+            readers.run(statement.format(loads=f"{here.loads_host}:{here.port('loads')}"))
+    assert readers.run("SELECT a FROM ops.fence") == [(1,)]
+
+
+def test_every_server_listens_on_this_machine_only() -> None:
+    listening = {
+        (name, connection.laddr.port): connection.laddr.ip
+        for name, state in supervision.states().items()
+        if state["pid"]
+        for connection in psutil.Process(state["pid"]).net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    asked = ("postgres", "namenode", "datanode", "metastore", "readers_metastore", "loads", "readers")
+    assert {(name, settings().port(name)) for name in asked} <= listening.keys()
+    assert {key: ip for key, ip in listening.items() if not ipaddress.ip_address(ip.removeprefix("::ffff:")).is_loopback} == {}
+
+
 def test_environment_holds_nothing_but_the_servers_own(readers: Session) -> None:
-    ((user,),) = readers.run("SELECT reflect('java.lang.System', 'getProperty', 'user.name')")
+    ((user, supervisor),) = readers.run("SELECT '${system:user.name}', '${env:SUPERVISOR_SERVER_URL}'")
     if machine.has_own_reader(jars.SPARK_HOME):
         assert user == settings().readers_os_user
-    assert readers.run("SELECT reflect('java.lang.System', 'getenv', 'SUPERVISOR_SERVER_URL')") == [("null",)]
+    # A variable that is not there is not replaced.
+    assert supervisor == "${env:SUPERVISOR_SERVER_URL}"
 
 
 @pytest.mark.parametrize("value", ["' OR '1' = '1", "\\' OR true --", "\\", "a\nb", "ü'\"", "${env:PATH}", "\\${spark.app.name}"])
