@@ -21,8 +21,8 @@ from etl.stack import supervision
 QUERY = (sys.executable, "-m", "etl.query", "query")
 # What would take hours: the first is computed before there is a row, the second while rows are fetched.
 LONG = {
-    "computing": "SELECT count(*) FROM range(1000000) AS a CROSS JOIN range(1000000) AS b WHERE a.id * b.id % 7 = 3",
-    "fetching": "SELECT a.id FROM range(1000000) AS a CROSS JOIN range(1000000) AS b WHERE a.id * b.id % 7 = 30",
+    "computing": "SELECT count(*) FROM range(100000000) AS a CROSS JOIN range(20000) AS b WHERE a.id * b.id % 7 = 3",
+    "fetching": "SELECT a.id FROM range(100000000) AS a CROSS JOIN range(20000) AS b WHERE a.id * b.id % 7 = 30",
 }
 MEGABYTE = 2**20
 

@@ -22,8 +22,10 @@ from tests.readers import environment, given, started
 
 pytestmark = pytest.mark.slow
 
-FOR_EVER = "SELECT count(*) FROM range(100000000) AS a CROSS JOIN range(100000000) AS b WHERE a.id * b.id % 7 = 3"
-FOR_EVER_IN_ROWS = "SELECT a.id FROM range(100000000) AS a CROSS JOIN range(100000000) AS b WHERE a.id * b.id % 7 = 30"
+FOR_EVER = "SELECT count(*) FROM range(100000000) AS a CROSS JOIN range(20000) AS b WHERE a.id * b.id % 7 = 3"
+FOR_EVER_IN_ROWS = "SELECT a.id FROM range(100000000) AS a CROSS JOIN range(20000) AS b WHERE a.id * b.id % 7 = 30"
+# Forty parts of about a second, each fetched by a job of its own.
+FOR_EVER_IN_PARTS = "SELECT id FROM range(0, 40000000, 1, 40) WHERE sha2(cast(id AS string), 512) = 'x'"
 TOO_LARGE = "SELECT id FROM range(100000000)"
 COUNT = "SELECT count(*) FROM ops.access"
 
@@ -110,8 +112,8 @@ def test_another_servers_certificate_is_not_trusted(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_statement_that_would_run_for_ever_is_ended_and_says_why() -> None:
-    # The second one works while its rows are fetched, where Spark's own time limit does not reach.
-    for statement in (FOR_EVER, FOR_EVER_IN_ROWS):
+    # All but the first one work while rows are fetched, where Spark's own time limit does not reach.
+    for statement in (FOR_EVER, FOR_EVER_IN_ROWS, FOR_EVER_IN_PARTS):
         for lifted in ({}, {"spark.sql.thriftServer.queryTimeout": "0s"}):
             with sql_server.session("readers", configuration=lifted) as readers, pytest.raises(
                 StatementError, match=r"ran longer than 5 s \(readers_query_seconds\); ask for less"
