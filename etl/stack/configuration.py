@@ -32,6 +32,19 @@ appender.console.layout.type = PatternLayout
 appender.console.layout.pattern = %d{{ISO8601}} %p %c{{1}}: %m%n
 """
 
+SQL_LOG4J = LOG4J.format(level="warn") + "".join(
+    f"logger.{name}.name = {of}\nlogger.{name}.level = {level}\n"
+    for name, of, level in (
+        # Each end of a session looks for a metastore of its own and for files of output, in vain: two stacks of Java for nothing.
+        ("hms", "org.apache.hadoop.hive.metastore.RetryingHMSHandler", "off"),
+        ("session", "org.apache.hive.service.cli.session.HiveSessionImpl", "off"),
+        ("hiveconf", "org.apache.hadoop.hive.conf.HiveConf", "error"),
+        # Folders are removed by Java where no program may be started; large task binaries are what wide tables have.
+        ("remove", "org.apache.spark.network.util.JavaUtils", "error"),
+        ("dag", "org.apache.spark.scheduler.DAGScheduler", "error"),
+    )
+)
+
 
 KEYSTORE_OPENERS = ("spark-hive-thriftserver", "hive-common", "libthrift", "spark-core", "scala-library")
 """Jars whose code opens the readers' socket. Whatever SQL reads files by has others on its stack, so it cannot read the key."""
@@ -564,6 +577,7 @@ def _write_hadoop(server: str) -> None:
 
 def _write_spark(reader: Reader) -> None:
     _write_hadoop(reader)
+    write(folder(reader) / "log4j2.properties", SQL_LOG4J)
     write(folder(reader) / "hive-site.xml", xml(hive_site(reader)))
     write(folder(reader) / "spark-defaults.conf", spark_conf(spark_defaults(reader)))
 
