@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build the marts that people read: days whose rows have changed, from core, the predictions and the warehouse's own records.
+# Build the marts that people read: days that have changed since the last run, from core, the predictions and the warehouse's own records.
 # Usage: bash/marts.sh [build [--full] | docs]
 #   --full   build every day anew; gives the same rows
 #   docs     a page of every table, column and their lineage

@@ -17,6 +17,7 @@ from etl.errors import BusyError, RefusedError
 from etl.log import logger, run_main
 from etl.settings import settings
 from etl.sql_server import ATTEMPTS, is_conflict, literal, render, retried
+from ml import changes
 from ml.spark import main_snapshot
 
 if TYPE_CHECKING:
@@ -103,60 +104,22 @@ def earliest_change(spark: SparkSession, before: Seen, now: Seen) -> dt.datetime
     if before.definition != now.definition:
         logger.info("the features' code has changed since the last build: everything is built again")
         return False
+    query = _query(spark)
+    found = changes.commits(query, {f"core.{name}": (before.snapshots[name], now.snapshots[name]) for name in INPUTS})
     moments = []
     for name, column in INPUTS.items():
-        if before.snapshots[name] == now.snapshots[name]:
-            continue
-        moment = _earliest_change_of(spark, name, column, before.snapshots[name], now.snapshots[name])
-        if moment is False:
+        touched = changes.touched(query, f"core.{name}", found[f"core.{name}"])
+        if touched is None:
             logger.info("core was replaced since the last build: everything is built again", table=f"core.{name}")
             return False
-        if moment is not None:
-            moments.append(moment)
+        row = spark.sql(f"SELECT min({column}) FROM ({touched.rows(query, column)})").first()
+        if row is not None and row[0] is not None:
+            moments.append(row[0])
     return min(moments, default=None)
 
 
-def _earliest_change_of(spark: SparkSession, name: str, column: str, first: int, newest: int) -> dt.datetime | None | bool:
-    lineage = {
-        int(row.snapshot_id): row
-        for row in spark.sql(f"SELECT snapshot_id, parent_id, operation, summary FROM core.{name}.snapshots").collect()
-    }
-    moments: list[dt.datetime] = []
-    here = newest
-    while here != first:
-        snapshot = lineage.get(here)
-        # Expired in the meantime, or a rollback: what happened in between cannot be read any more.
-        if snapshot is None or snapshot.parent_id is None or int(snapshot.parent_id) not in lineage:
-            return False
-        parent = int(snapshot.parent_id)
-        summary = snapshot.summary
-        touched = (
-            int(summary.get("added-data-files", 0)) + int(summary.get("deleted-data-files", 0)) + int(summary.get("added-delete-files", 0))
-        )
-        # Compaction replaces files, not rows.
-        if snapshot.operation != "replace" and touched:
-            if snapshot.operation == "append":
-                changed = spark.read.option("start-snapshot-id", parent).option("end-snapshot-id", here).table(f"core.{name}")
-                row = changed.selectExpr(f"min({column})").first()
-            elif "batch" in summary and not int(summary.get("deleted-data-files", 0)):
-                row = _changed_by_batch(spark, name, column, summary["batch"], parent, here)
-            else:
-                return False
-            if row is not None and row[0] is not None:
-                moments.append(row[0])
-        here = parent
-    return min(moments, default=None)
-
-
-def _changed_by_batch(spark: SparkSession, name: str, column: str, batch: str, parent: int, here: int):  # type: ignore[no-untyped-def]
-    """Return the earliest moment, before or after, of the rows whose keys a batch or a sweep brought."""
-    keys = f"SELECT transaction_id FROM raw.{name} WHERE batch = {batch}"
-    if spark.catalog.tableExists(f"raw.{name}_deleted"):
-        keys += f" UNION SELECT transaction_id FROM raw.{name}_deleted WHERE batch = {batch}"
-    return spark.sql(
-        f"SELECT min({column}) FROM (SELECT transaction_id, {column} FROM core.{name} VERSION AS OF {parent} "
-        f"UNION ALL SELECT transaction_id, {column} FROM core.{name} VERSION AS OF {here}) LEFT SEMI JOIN ({keys}) USING (transaction_id)"
-    ).first()
+def _query(spark: SparkSession) -> changes.Query:
+    return lambda statement: spark.sql(statement).collect()
 
 
 def compute(spark: SparkSession, seen: Seen, start: dt.datetime | None) -> DataFrame:

@@ -1,16 +1,18 @@
 """Copies of the warehouse's own records for readers: `ops.*` of Postgres, and the versions in MLflow, as Hive tables.
 
-Each copy is made anew in one commit; nothing reads it to decide anything.
+A copy whose content has changed is made anew in one commit, whose summary says the content's hash; nothing reads it to decide anything.
 """
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from etl import ops
+from etl.core import PROPERTY
 from etl.databases import opened
 from etl.log import logger
 from etl.settings import Role, settings
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 TABLES = ("runs", "batches", "rejects", "reconciliations", "checks")
+CONTENT = "content"
+"""Snapshot property: the hash of a copy's content."""
 CHUNK_ROWS = 50_000
 """Rows in memory at a time."""
 
@@ -40,7 +44,7 @@ WHERE v.name = %(name)s
 
 
 def copy_records(hive: Session, this: ops.Run) -> None:
-    """Make every copy anew."""
+    """Make every copy anew whose content has changed."""
     for name in TABLES:
         columns = _ensured(hive, name)
         _copy(hive, this, name, columns, "etl", "warehouse", f"SELECT {', '.join(columns)} FROM ops.{name}")
@@ -72,9 +76,17 @@ def _copy(hive: Session, this: ops.Run, name: str, columns: dict[str, str], role
             for batch in _batches(schema, role, database, query):
                 writer.write_batch(batch)
                 rows += batch.num_rows
+        content = hashlib.sha256(file.read_bytes()).hexdigest()
+        newest = f"SELECT summary['{CONTENT}'] FROM ops.{name}.refs JOIN ops.{name}.snapshots USING (snapshot_id) WHERE name = 'main'"
+        if hive.run(newest) == [(content,)]:
+            return
         storage().upload(path, str(file), overwrite=True)
         names = ", ".join(f"`{column}`" for column in columns)
-        hive.commit(f"INSERT OVERWRITE ops.{name} SELECT {names} FROM parquet.`{settings().hdfs_uri}{path}`")
+        hive.run(f"SET `{PROPERTY}.{CONTENT}`={content}")
+        try:
+            hive.commit(f"INSERT OVERWRITE ops.{name} SELECT {names} FROM parquet.`{settings().hdfs_uri}{path}`")
+        finally:
+            hive.run(f"RESET `{PROPERTY}.{CONTENT}`")
         storage().delete(path)
     logger.debug("copied", table=f"ops.{name}", rows=rows)
 

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
 from api import quality
-from etl import ops, sql_server
+from etl import core, ops, sql_server
 from etl.databases import opened
 from etl.settings import ROOT, settings
 from etl.sql_server import Session
+from etl.storage import storage
+from etl.tables import declared_tables
 from ml import alerts, marts, registry, score
+from tests.kills import Step, killed_at
 from tests.receivers import Http
 
 MARTS = sorted(path.stem for path in (ROOT / "hive" / "mart" / "models").glob("*.sql"))
@@ -30,6 +34,9 @@ TABLES = {
     "core.terminals": "terminal_id bigint, terminal_name string, country string, category string, updated_at timestamp",
     "core.fraud_reports": "transaction_id bigint, reported_at timestamp, is_fraud boolean, scenario int, updated_at timestamp",
 }
+SWEPT = ("transactions", "fraud_reports")
+RAW = "raw_of_marts"
+MERGE_ON_READ = ", ".join(f"'write.{verb}.mode' = 'merge-on-read'" for verb in ("merge", "delete", "update"))
 NEVER = "TIMESTAMP '2026-01-01 00:00:00'"
 
 
@@ -68,7 +75,11 @@ def hive(stack: None) -> Iterator[Session]:
 def bank(hive: Session) -> Iterator[None]:
     drop(hive)
     for table, columns in TABLES.items():
-        hive.run(f"CREATE TABLE {table} ({columns}) USING iceberg TBLPROPERTIES ('format-version' = '2')")
+        hive.run(f"CREATE TABLE {table} ({columns}) USING iceberg TBLPROPERTIES ('format-version' = '2', {MERGE_ON_READ})")
+        name = table.partition(".")[2]
+        raw(hive, name, columns.removesuffix(", lane string"))
+        if name in SWEPT:
+            raw(hive, f"{name}_deleted", "transaction_id bigint")
     score.ensure_table(hive, ("amount",))
     alerts.ensure_table(hive)
     hive.run(f"INSERT INTO core.transactions VALUES {', '.join(transaction(*row[:5]) for row in ROWS)}")
@@ -93,6 +104,28 @@ def bank(hive: Session) -> Iterator[None]:
 def drop(hive: Session) -> None:
     for table in (*TABLES, *(f"mart.{name}" for name in (*MARTS, "predictions", "alerts"))):
         hive.run(f"DROP TABLE IF EXISTS {table}")
+    for name in (*(table.partition(".")[2] for table in TABLES), *(f"{name}_deleted" for name in SWEPT)):
+        hive.run(f"DROP TABLE IF EXISTS raw.{name}")
+    if storage().status(f"{settings().warehouse_path}/{RAW}", strict=False):
+        storage().delete(f"{settings().warehouse_path}/{RAW}", recursive=True)
+
+
+def raw(hive: Session, name: str, columns: str) -> None:
+    location = f"{settings().hdfs_uri}{settings().warehouse_path}/{RAW}/{name}"
+    hive.run(f"CREATE EXTERNAL TABLE raw.{name} ({columns}) PARTITIONED BY (batch bigint) STORED AS PARQUET LOCATION '{location}'")
+
+
+def take(hive: Session, table: str, number: int, row: str) -> None:
+    """Publish a batch of one row and merge it, as bash/load.sh does."""
+    columns = tuple(one.split()[0] for one in TABLES[f"core.{table}"].removesuffix(", lane string").split(", "))
+    hive.run(f"INSERT INTO raw.{table} PARTITION (batch = {number}) VALUES {row}".replace(", 'batch')", ")"))
+    target = core.Target(table, declared_tables()[table], columns)
+    core.commit(hive, target, "merge.hql.j2", number, "test", batch=number, ranges=None)
+
+
+def sweep(hive: Session, table: str, number: int, key: int) -> None:
+    hive.run(f"INSERT INTO raw.{table}_deleted PARTITION (batch = {number}) VALUES ({key})")
+    core.commit(hive, core.Target(table, declared_tables()[table], ()), "delete.hql.j2", number, "test", batch=number, later=[])
 
 
 def content(hive: Session) -> dict[str, list[str]]:
@@ -164,6 +197,84 @@ def test_a_late_label_and_a_late_row_replace_their_days_and_a_full_rebuild_gives
     assert content(hive) == incremental
 
 
+def days(*of: str) -> frozenset[dt.date]:
+    return frozenset(dt.date.fromisoformat(f"2026-{one}") for one in of)
+
+
+def test_a_change_makes_its_days_candidates_no_others_and_a_full_rebuild_gives_the_same(hive: Session) -> None:
+    marts.build(full=False)
+
+    def report(number: int) -> str:
+        return f"({number}, TIMESTAMP '2026-03-21 12:00:00', true, 2, {NEVER})"
+
+    def terminal(name: str, country: str) -> str:
+        return f"(2, '{name}', '{country}', 'travel', {NEVER})"
+
+    changes: dict[str, tuple[Callable[[], object], frozenset[dt.date]]] = {
+        "an appended row": (
+            lambda: hive.run(f"INSERT INTO core.transactions VALUES {transaction(20, 2, 2, 2, '60.00')}"), days("03-02")
+        ),
+        "a correction that moves a transaction to another day": (
+            lambda: take(hive, "transactions", 1, transaction(3, 11, 2, 1, "30.00")), days("03-10", "03-11")
+        ),
+        "a deletion": (lambda: sweep(hive, "transactions", 2, 90), days("02-20")),
+        "a late label": (lambda: take(hive, "fraud_reports", 1, report(3)), days("03-11")),
+        "a withdrawn label": (lambda: sweep(hive, "fraud_reports", 2, 2), days("03-10")),
+        "a label before its transaction": (lambda: take(hive, "fraud_reports", 3, report(21)), days()),
+        "the transaction": (lambda: take(hive, "transactions", 3, transaction(21, 13, 2, 1, "5.00")), days("03-13")),
+        "a prediction made when the transaction was of another day": (
+            lambda: hive.run(f"INSERT INTO mart.predictions VALUES {prediction(20, 3, 2, 2, '60.00', 0.6)}"), days("03-02", "03-03")
+        ),
+        "a terminal's country": (lambda: take(hive, "terminals", 1, terminal("Airline", "DE")), days("03-02", "03-10", "03-20")),
+        "a terminal's name": (lambda: take(hive, "terminals", 2, terminal("Airways", "DE")), days()),
+        "a customer whom nobody knew": (lambda: take(hive, "customers", 1, f"(9, 'BE', {NEVER})"), days()),
+        "compaction": (
+            lambda: [
+                hive.run(f"CALL system.rewrite_data_files(table => '{table}', options => map('rewrite-all', 'true'))")
+                for table in ("core.transactions", "mart.scored_transactions")
+            ],
+            days(),
+        ),
+        "a later now": (lambda: take(hive, "transactions", 4, transaction(22, 24, 1, 1, "7.00")), days("03-24")),
+    }  # fmt: skip
+    before = marts.see(hive)
+    for what, (change, expected) in changes.items():
+        change()
+        now = marts.see(hive)
+        found = marts.candidates(hive, before, now)
+        assert found.days == expected, what
+        # Labels of a day are judged when they have had their seven days.
+        labelled = days("03-14", "03-15", "03-16", "03-17") if what == "a later now" else days()
+        assert found.labels == expected | labelled, what
+        before = now
+    built = marts.build(full=False)
+    assert built.days == frozenset().union(*(expected for _, expected in changes.values()))
+    compared = (settings().data_dir / "logs" / "dbt.log").read_text().rpartition("Running with dbt")[2]
+    assert "from scored_transactions__new where (transacted_on between date '2026-02-20' and date '2026-02-20' or " in compared
+    incremental = content(hive)
+    marts.build(full=True)
+    assert content(hive) == incremental
+
+
+def test_what_cannot_be_told_is_compared_whole(hive: Session) -> None:
+    marts.build(full=False)
+    sound, before = content(hive), marts.see(hive)
+    hive.run(f"INSERT INTO core.transactions VALUES {transaction(30, 5, 1, 1, '1.00')}")
+    take(hive, "transactions", 5, transaction(30, 6, 1, 1, "1.00"))
+    taken = marts.see(hive)
+    assert marts.candidates(hive, before, taken).days == days("03-05", "03-06")
+    hive.run("ALTER TABLE raw.transactions DROP PARTITION (batch = 5)")
+    assert marts.candidates(hive, before, taken).days is None
+    sweep(hive, "transactions", 6, 30)
+    hive.run("CALL system.expire_snapshots(table => 'core.transactions', older_than => TIMESTAMP '2100-01-01', retain_last => 1)")
+    assert marts.candidates(hive, before, marts.see(hive)).days is None
+    hive.run("DELETE FROM mart.fraud_daily WHERE country = 'BE'")
+    assert marts.build(full=False).days is None
+    assert content(hive) == sound
+    # And what was seen then is noted.
+    assert marts.build(full=False).days == days()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mart", ["scored_transactions", "fraud_daily", "terminal_risk"])
 def test_a_run_killed_after_a_mart_is_made_good_by_the_next(hive: Session, mart: str) -> None:
@@ -179,6 +290,19 @@ def test_a_run_killed_after_a_mart_is_made_good_by_the_next(hive: Session, mart:
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     marts.build(full=False)
+    incremental = content(hive)
+    marts.build(full=True)
+    assert content(hive) == incremental
+
+
+@pytest.mark.slow
+def test_a_run_killed_before_it_noted_what_it_saw_leaves_all_days_to_the_next(hive: Session) -> None:
+    marts.build(full=False)
+    hive.run(f"INSERT INTO core.transactions VALUES {transaction(40, 10, 2, 1, '70.00')}")
+    before = marts.noted(hive)
+    killed_at(Step("ml.marts:note", "before"), "from ml import marts; marts.build(full=False)")
+    assert marts.noted(hive) == before
+    assert marts.build(full=False).days is None
     incremental = content(hive)
     marts.build(full=True)
     assert content(hive) == incremental

@@ -3,6 +3,10 @@
 
   A day has changed where number and sum of hashes of the rows that the model gives differ from those that the table holds, so it
   does not matter why: a late row, a label, a correction, a deletion, a killed run. A run after which nothing differs commits nothing.
+  Of marts by transacted_on only those days are compared that can have changed, where bash/marts.sh knows them: it tells in MARTS_CHANGES
+  its `run`, `days` and `labels` (of a model whose config says `changes: labels`), and `keys`, of the transactions on those days, each as
+  closed ranges of SQL literals. What is not told, or null, is everything. Ranges of transacted_on find their files in what a model reads.
+
   Days are the column `day` (by default transacted_on); with `day: none` the table is replaced whole where anything differs. A file
   costs a reader some milliseconds, so small marts have files of a month (`files`, by default) and the months of those days are replaced.
 
@@ -16,9 +20,16 @@
   {%- set new = this.identifier ~ '__new' -%}
   {%- set columns = model.columns.values() | list -%}
   {%- set existing = load_relation(this) -%}
+  {%- set told = fromjson(env_var('MARTS_CHANGES', '{}')) -%}
+  {%- set ranges = told.get(config.get('changes', default='days')) if day == 'transacted_on' else none -%}
+  {%- set only = within(day, ranges) if ranges is not none else 'true' -%}
 
   {{ run_hooks(pre_hooks) }}
 
+  {%- if told.get('run') -%}
+    {# By that bash/marts.sh tells its commits from those of others, as of a server that still writes for a run that was killed. #}
+    {%- call statement('run') -%} set `spark.sql.iceberg.snapshot-property.run` = {{ told.run }} {%- endcall -%}
+  {%- endif -%}
   {%- call statement('new') -%}
     create or replace temporary view {{ new }} as
     select
@@ -44,7 +55,13 @@
     {%- endcall -%}
     {%- set where = 'true' -%}
   {%- elif has_other_columns(existing, columns) -%}
-    {# One commit as well; what it held before stays in its history. #}
+    {%- if ranges is not none -%}
+      {{ exceptions.raise_compiler_error(this ~ ' has other columns than are declared, and not because of the code: somebody altered it; run bash/marts.sh --full') }}
+    {%- endif -%}
+    {#
+      One commit as well; what it held before stays in its history. NOT NULL is lost: Spark takes a query's columns as nullable, Iceberg
+      lets none be made required later, and a table declared first and filled then would be seen empty between two commits.
+    #}
     {%- call statement('replace') -%}
       create or replace table {{ this }} using iceberg {{ partitions }} comment '{{ escaped(model.description) }}'
       tblproperties ('format-version' = '2', 'write.parquet.compression-codec' = 'zstd', 'write.distribution-mode' = 'hash')
@@ -59,7 +76,7 @@
   {%- elif should_full_refresh() -%}
     {%- set where = 'true' -%}
   {%- else -%}
-    {%- set where = changed(this, new, day, files, columns) -%}
+    {%- set where = changed(this, new, day, files, columns, only) if ranges != [] else '' -%}
   {%- endif -%}
 
   {%- if where -%}
@@ -101,7 +118,7 @@
 
 
 {# The condition that names the days whose rows differ; empty where none does. #}
-{% macro changed(old, new, day, files, columns) -%}
+{% macro changed(old, new, day, files, columns, only) -%}
   {%- set hash -%}
     sum(cast(xxhash64(
     {%- for column in columns -%} {{ column.name }}, isnull({{ column.name }}){{ ", " if not loop.last }} {%- endfor -%}
@@ -109,8 +126,8 @@
   {%- endset -%}
   {%- set key = day or '1' -%}
   {%- set found = run_query(
-    'select coalesce(n.k, o.k) from (select ' ~ key ~ ' as k, count(*) as c, ' ~ hash ~ ' as h from ' ~ new ~ ' group by 1) as n '
-    ~ 'full join (select ' ~ key ~ ' as k, count(*) as c, ' ~ hash ~ ' as h from ' ~ old ~ ' group by 1) as o on n.k = o.k '
+    'select coalesce(n.k, o.k) from (select ' ~ key ~ ' as k, count(*) as c, ' ~ hash ~ ' as h from ' ~ new ~ ' where ' ~ only ~ ' group by 1) as n '
+    ~ 'full join (select ' ~ key ~ ' as k, count(*) as c, ' ~ hash ~ ' as h from ' ~ old ~ ' where ' ~ only ~ ' group by 1) as o on n.k = o.k '
     ~ 'where not (n.c <=> o.c and n.h <=> o.h)'
   ).columns[0].values() -%}
   {%- if not found -%} {{ return('') }} {%- endif -%}

@@ -1,8 +1,30 @@
-{# 'Now': the moment that the setting as_of names, by default the newest transaction. #}
+{# 'Now': the setting as_of, by default the newest transaction; bash/marts.sh says it (an environment variable: a dbt var would parse all anew). #}
 {% macro as_of() -%}
-  {%- if var('as_of') -%} timestamp '{{ var("as_of") }}'
+  {%- if env_var('MARTS_AS_OF', '') -%} timestamp '{{ env_var("MARTS_AS_OF", "") }}'
   {%- else -%} (select max(transacted_at) from {{ ref('scored_transactions') }})
   {%- endif -%}
+{%- endmacro %}
+
+
+{# Terminals or customers, with the columns that the marts of days may read. #}
+{% macro attributes(table) -%}
+  (select {{ var('attributes')[table] | join(', ') }} from {{ source('core', table) }})
+{%- endmacro %}
+
+
+{# Condition that a column lies in one of some closed ranges. #}
+{% macro within(column, ranges) -%}
+  (
+  {%- for low, high in ranges %}{{ column }} between {{ low }} and {{ high }}{{ " or " if not loop.last }}
+  {%- else %}false{% endfor -%}
+  )
+{%- endmacro %}
+
+
+{# For what is joined to the transactions: it holds for all rows of those on the days that can have changed (by_day.sql). #}
+{% macro and_changed(key) -%}
+  {%- set keys = fromjson(env_var('MARTS_CHANGES', '{}')).get('keys') -%}
+  {%- if keys is not none %} AND {{ within(key, keys) }}{% endif -%}
 {%- endmacro %}
 
 

@@ -12,7 +12,11 @@ recent AS (
         s.transacted_at > n.as_of - INTERVAL 7 DAYS AS is_last_7d
     FROM {{ ref('scored_transactions') }} AS s
     CROSS JOIN now AS n
-    WHERE s.transacted_at <= n.as_of AND s.transacted_at > n.as_of - INTERVAL 30 DAYS
+    WHERE
+        s.transacted_at <= n.as_of
+        AND s.transacted_at > n.as_of - INTERVAL 30 DAYS
+        -- The files of those days.
+        AND s.transacted_on >= date_sub(cast({{ as_of() }} AS date), 30)
 )
 
 SELECT

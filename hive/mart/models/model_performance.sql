@@ -1,5 +1,6 @@
 -- How good each model version's decisions were, by day, on days whose labels have arrived and that it was not trained on.
 -- Usage:  bash/marts.sh
+{{ config(changes='labels') }}
 WITH labelled AS (
     SELECT
         s.transacted_on,

@@ -26,7 +26,7 @@ SELECT
     p.risk_level,
     p.scored_at
 FROM {{ source('core', 'transactions') }} AS t
-LEFT JOIN {{ source('core', 'terminals') }} AS m ON t.terminal_id = m.terminal_id
-LEFT JOIN {{ source('core', 'customers') }} AS c ON t.customer_id = c.customer_id
-LEFT JOIN {{ source('core', 'fraud_reports') }} AS r ON t.transaction_id = r.transaction_id
-LEFT JOIN {{ source('scoring', 'predictions') }} AS p ON t.transaction_id = p.transaction_id
+LEFT JOIN {{ attributes('terminals') }} AS m ON t.terminal_id = m.terminal_id
+LEFT JOIN {{ attributes('customers') }} AS c ON t.customer_id = c.customer_id
+LEFT JOIN {{ source('core', 'fraud_reports') }} AS r ON t.transaction_id = r.transaction_id{{ and_changed('r.transaction_id') }}
+LEFT JOIN {{ source('scoring', 'predictions') }} AS p ON t.transaction_id = p.transaction_id{{ and_changed('p.transaction_id') }}

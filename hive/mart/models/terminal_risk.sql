@@ -16,6 +16,8 @@ recent AS (
     WHERE
         s.transacted_at <= n.as_of
         AND s.transacted_at > n.as_of - make_dt_interval({{ var('delay_days') }}) - INTERVAL 30 DAYS
+        -- The files of those days.
+        AND s.transacted_on >= date_sub(cast({{ as_of() }} AS date), {{ var('delay_days') }} + 30)
 ),
 
 counted AS (
