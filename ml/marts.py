@@ -225,7 +225,7 @@ def candidates(hive: Session, before: Seen | None, now: Seen) -> Candidates:
     if days:
         on = " OR ".join(f"CAST(transacted_at AS date) BETWEEN {low} AND {high}" for low, high in _day_ranges(days) or ())
         keys = changes.ranges(hive.run, f"SELECT transaction_id FROM core.transactions WHERE {on}", "transaction_id")
-    labels = None if found.get(VERSIONS, []) != [] else days | _newly_labelled(before.as_of, now.as_of)
+    labels = None if found.get(VERSIONS, []) != [] else days | _newly_labelled(hive, before.as_of, now.as_of)
     logger.info("days that can have changed", days=len(days), first=str(min(days, default="")), last=str(max(days, default="")))
     return Candidates(days, labels, keys)
 
@@ -266,11 +266,28 @@ def _changed_days(hive: Session, before: Seen, found: Mapping[str, list[changes.
     return frozenset(dt.date.fromisoformat(str(row[0])) for row in rows if row[0] is not None)
 
 
-def _newly_labelled(before: str, now: str) -> frozenset[dt.date]:
-    """Return the days whose labels count at one of two moments and not at the other."""
-    first, last = sorted(dt.date.fromisoformat(text[:10]) for text in (before, now)) if before and now else (dt.date.min, dt.date.min)
-    delay = dt.timedelta(days=params().windows.delay_days - 1)
-    return frozenset(first - delay + dt.timedelta(days=number) for number in range((last - first).days))
+def _newly_labelled(hive: Session, before: str, now: str) -> frozenset[dt.date]:
+    """Return the days whose labels count at one of two moments and not at the other: see hive/mart/models/model_performance.sql."""
+    if before == now or not (before and now):
+        return frozenset()
+    low, high = sorted(dt.datetime.fromisoformat(text) for text in (before, now))
+    delay = dt.timedelta(days=params().windows.delay_days) - dt.timedelta(microseconds=1)
+    first, last = (low - delay).date(), (high - delay).date()
+    reported = (
+        "SELECT transaction_id FROM core.fraud_reports "
+        f"WHERE reported_at > TIMESTAMP {literal(str(low))} AND reported_at <= TIMESTAMP {literal(str(high))}"
+    )
+    pruned = changes.within("transaction_id", changes.ranges(hive.run, reported, "transaction_id"))
+    rows = hive.run(
+        "SELECT DISTINCT CAST(transacted_at AS date) FROM core.transactions "
+        f"LEFT SEMI JOIN ({reported}) AS r USING (transaction_id) WHERE {pruned}"
+    )
+    return frozenset(
+        [
+            *(first + dt.timedelta(days=number) for number in range((last - first).days)),
+            *(dt.date.fromisoformat(str(day)) for (day,) in rows),
+        ]
+    )
 
 
 def build(full: bool) -> Candidates:
