@@ -366,8 +366,8 @@ def test_each_chart_has_its_numbers_as_a_table_that_the_keyboard_opens(served: s
 
 def test_filters_work_by_keyboard_and_stay_from_page_to_page(served: str, built: None, window: Chrome) -> None:
     opened(window, served)
-    country = window.find_element(By.CSS_SELECTOR, "[aria-label*='Country']")
-    country.send_keys("DE", Keys.ENTER)
+    until(lambda: window.find_elements(By.CSS_SELECTOR, "[aria-label*='Country']"), "the filter of countries is drawn")
+    window.find_element(By.CSS_SELECTOR, "[aria-label*='Country']").send_keys("DE", Keys.ENTER)
     until(lambda: is_drawn(window) and tiles(window)["Transactions"] == "2", "only transactions in DE are counted")
     assert tiles(window)["Amount, EUR"] == "70.25"
     assert "country=DE" in window.current_url
