@@ -81,6 +81,10 @@ class Model:
         """Return by which columns a table and the dates are related, where they are."""
         return next(((source[1], to[1]) for source, to in self.relationships if (source[0], to[0]) == (table, DATES)), None)
 
+    def reaches(self, table: str, other: str) -> bool:
+        """Tell whether a filter on a table reaches another one: it is the same, or the dates and related to them."""
+        return table == other or (table == DATES and self.join(other) is not None)
+
     def has(self, one: Field) -> bool:
         """Tell whether a field is one of the model's."""
         if one.is_measure:
@@ -124,7 +128,12 @@ def read_model(project: Path = PROJECT) -> Model:
     for _, node in objects(project, "table"):
         tables[node.name] = {one.name: Column(one.get("dataType"), one.get("sourceColumn"), one.description) for one in node.all("column")}
         measures |= {one.name: Measure(node.name, one.value) for one in node.all("measure")}
-    relationships = [(_end(node.get("fromColumn")), _end(node.get("toColumn"))) for _, node in objects(project, "relationship")]
+    relationships = [
+        (_end(node.get("fromColumn")), _end(node.get("toColumn")))
+        for _, node in objects(project, "relationship")
+        # One that is not active filters nothing.
+        if node.get("isActive") != "false"
+    ]
     return Model(tables, measures, relationships)
 
 
@@ -150,13 +159,30 @@ class Field:
 
 @dataclass(frozen=True)
 class Visual:
-    """A visual: its fields in order, the field that it is sorted by, and conditions of itself and its page (`{}` is the column)."""
+    """A visual that shows data.
+
+    Attributes
+    ----------
+    fields
+        What it shows, in order.
+    filters
+        Conditions of its page, of what the page's slicers have chosen when it opens, and of itself; `{}` is the column.
+    sort
+        The field that it is sorted by, and the direction.
+    kept_from
+        Slicers that its page keeps from it.
+    subtitle
+        What stands below its title.
+    """
 
     page: str
     name: str
     fields: tuple[Field, ...]
     filters: tuple[tuple[Field, str], ...]
     sort: tuple[Field, str] | None
+    is_slicer: bool = False
+    kept_from: frozenset[str] = frozenset()
+    subtitle: str = ""
 
 
 def read_json(path: Path) -> Any:
@@ -242,6 +268,16 @@ def _filters(container: Mapping[str, Any]) -> Iterator[tuple[Field, str]]:
                 yield field_of(one["field"]), text
 
 
+def _chosen(slicer: Mapping[str, Any]) -> Iterator[tuple[Field, str]]:
+    """Yield the condition of what a slicer has chosen when its page opens; none where that is everything."""
+    visual = slicer["visual"]
+    (projection,) = visual["query"]["queryState"]["Values"]["projections"]
+    for one in visual.get("objects", {}).get("general", ()):
+        for part in one["properties"].get("filter", {}).get("filter", {}).get("Where", ()):
+            for text in conditions(part["Condition"]):
+                yield field_of(projection["field"]), text
+
+
 def read_visuals(project: Path = PROJECT) -> list[Visual]:
     """Read the visuals that show data, in the order of the pages and of their tabs.
 
@@ -253,17 +289,34 @@ def read_visuals(project: Path = PROJECT) -> list[Visual]:
     folder, found = pages_folder(project), []
     for page in read_json(folder / "pages.json")["pageOrder"]:
         with reading(page):
-            of_page = tuple(_filters(read_json(folder / page / "page.json")))
-        paths = {path: read_json(path) for path in (folder / page).glob("visuals/*/visual.json")}
-        for path, container in sorted(paths.items(), key=lambda one: (one[1]["position"].get("tabOrder", 0), one[0])):
+            content = read_json(folder / page / "page.json")
+            of_page = tuple(_filters(content))
+            kept = [(one["source"], one["target"]) for one in content.get("visualInteractions", ()) if one["type"] == "NoFilter"]
+        containers, chosen = [], {}
+        for path in sorted((folder / page).glob("visuals/*/visual.json")):
             with reading(f"{page}/{path.parent.name}"):
+                container = read_json(path)
+                containers.append((container["position"].get("tabOrder", 0), path.parent.name, container))
+                if container["visual"]["visualType"] == "slicer":
+                    chosen[container["name"]] = tuple(_chosen(container))
+        for _, name, container in sorted(containers, key=lambda one: one[:2]):
+            with reading(f"{page}/{name}"):
                 query = container["visual"].get("query")
                 if query is None:
                     continue
                 fields = dict.fromkeys(field_of(one["field"]) for role in query["queryState"].values() for one in role["projections"])
                 sort = next(((field_of(one["field"]), one["direction"]) for one in query.get("sortDefinition", {}).get("sort", ())), None)
-                found.append(Visual(page, container["name"], tuple(fields), (*of_page, *_filters(container)), sort))
+                kept_from = frozenset(source for source, target in kept if target == name)
+                by_slicers = [part for slicer, parts in chosen.items() if slicer not in {name, *kept_from} for part in parts]
+                filters = (*of_page, *by_slicers, *_filters(container))
+                is_slicer = name in chosen
+                found.append(Visual(page, name, tuple(fields), filters, sort, is_slicer, kept_from, _subtitle(container)))
     return found
+
+
+def _subtitle(container: Mapping[str, Any]) -> str:
+    shown = [one["properties"] for one in container["visual"].get("visualContainerObjects", {}).get("subTitle", ())]
+    return "".join(str(one["text"]["expr"]["Literal"]["Value"])[1:-1] for one in shown if "text" in one)
 
 
 # As SQL ----------------------------------------------------------------------------------------------------------
@@ -275,15 +328,20 @@ def tables_of(visual: Visual, model: Model) -> set[str]:
     return columns | {need.table for one in visual.fields if one.is_measure for need in model.aggregates(one.name)}
 
 
+def fact_of(visual: Visual, model: Model) -> str:
+    """Return the one table that a visual is about; it may show columns of the dates beside it."""
+    (fact,) = tables_of(visual, model) - {DATES} or {DATES}
+    return fact
+
+
 def statement(visual: Visual, model: Model) -> str:
     """Return the statement that asks for a visual's data: its groups and the aggregates that its measures need."""
-    (fact,) = tables_of(visual, model) - {DATES} or {DATES}
+    fact = fact_of(visual, model)
     groups = [one for one in visual.fields if not one.is_measure]
     needs = list(dict.fromkeys(need for one in visual.fields if one.is_measure for need in model.aggregates(one.name)))
     columns = {(one.table, one.name) for one in groups} | {(need.table, need.column) for need in needs if need.column}
     join = model.join(fact)
-    # A filter of a page reaches the tables that are related to its own.
-    filters = [(one, text) for one, text in visual.filters if one.table == fact or (one.table == DATES and join)]
+    filters = [(one, text) for one, text in visual.filters if model.reaches(one.table, fact)]
     rows = _rows(fact, columns, filters)
     if join and any(one.table == DATES for one in (*groups, *(one for one, _ in filters))):
         key, target = join

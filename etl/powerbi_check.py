@@ -9,7 +9,7 @@ import argparse
 import re
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from etl.powerbi import (
     PROJECT,
     Model,
     Visual,
+    fact_of,
     field_of,
     objects,
     pages_folder,
@@ -84,7 +85,11 @@ def problems(project: Path = PROJECT) -> list[str]:
             *connection_problems(project),
             *page_problems(project),
         ]
-        return found or [sentence for visual in read_visuals(project) for sentence in visual_problems(visual, model)]
+        if found:
+            return found
+        visuals = read_visuals(project)
+        found = [sentence for visual in visuals for sentence in visual_problems(visual, model)]
+        return found or list(reach_problems(visuals, model))
     except PowerBiError as error:
         return [str(error)]
 
@@ -234,10 +239,15 @@ def page_problems(project: Path) -> Iterator[str]:
     if told["activePageName"] not in there:
         yield f"pages.json: there is no page {told['activePageName']} to begin with"
     for page in there:
-        size = read_json(folder / page / "page.json")
-        for path in sorted((folder / page).glob("visuals/*/visual.json")):
+        content = read_json(folder / page / "page.json")
+        paths = sorted((folder / page).glob("visuals/*/visual.json"))
+        for path in paths:
             with reading(f"{page}/{path.parent.name}"):
-                yield from place_problems(f"{page}/{path.parent.name}", read_json(path), size)
+                yield from place_problems(f"{page}/{path.parent.name}", read_json(path), content)
+        with reading(page):
+            named = {one[end] for one in content.get("visualInteractions", ()) for end in ("source", "target")}
+        unknown = named - {path.parent.name for path in paths}
+        yield from (f"{page}: its visualInteractions name {one}, which is not on it" for one in sorted(unknown))
 
 
 def place_problems(where: str, content: Mapping[str, Any], page: Mapping[str, Any]) -> Iterator[str]:
@@ -251,6 +261,19 @@ def place_problems(where: str, content: Mapping[str, Any], page: Mapping[str, An
     for one in (one for well in wells.values() for one in well["projections"]):
         if one["queryRef"] != f"{field_of(one['field']).table}.{field_of(one['field']).name}":
             yield f"{where}: queryRef {one['queryRef']} is another field's"
+    if visual["visualType"] == "slicer":
+        yield from choice_problems(where, visual)
+
+
+def choice_problems(where: str, slicer: Mapping[str, Any]) -> Iterator[str]:
+    """Yield where a slicer opens with a choice of another column's values."""
+    (projection,) = slicer["query"]["queryState"]["Values"]["projections"]
+    own = field_of(projection["field"])
+    for one in slicer.get("objects", {}).get("general", ()):
+        chosen = one["properties"].get("filter", {}).get("filter", {"From": (), "Where": ()})
+        columns = [column["Column"]["Property"] for part in chosen["Where"] for column in part["Condition"]["In"]["Expressions"]]
+        named = {f"{source['Entity']}.{column}" for source in chosen["From"] for column in columns}
+        yield from (f"{where}: it opens with a choice of {other}, not of its own" for other in named - {f"{own.table}.{own.name}"})
 
 
 def visual_problems(visual: Visual, model: Model) -> Iterator[str]:
@@ -264,6 +287,22 @@ def visual_problems(visual: Visual, model: Model) -> Iterator[str]:
     facts = shown - {DATES}
     if len(facts) > 1 or (facts < shown and any(model.join(fact) is None for fact in facts)):
         yield f"{where}: it mixes {' and '.join(sorted(shown))}, which have no relationship"
+
+
+def reach_problems(visuals: Sequence[Visual], model: Model) -> Iterator[str]:
+    """Yield which visuals stay as they are while a slicer or filter of their page says something else, without telling so."""
+    for visual in (one for one in visuals if not one.is_slicer):
+        where, fact = f"{visual.page}/{visual.name}", fact_of(visual, model)
+        for slicer in (one for one in visuals if one.is_slicer and one.page == visual.page):
+            (field,) = slicer.fields
+            if not model.reaches(field.table, fact) and slicer.name not in visual.kept_from:
+                yield (
+                    f"{where}: {slicer.name} filters {field.table}, which does not reach {fact}; take both from one table, or keep the one "
+                    "from the other by visualInteractions (NoFilter) in page.json"
+                )
+        missed = {one.name for one, _ in visual.filters if not model.reaches(one.table, fact)}
+        if (missed or visual.kept_from) and not visual.subtitle:
+            yield f"{where}: {' and '.join(sorted(missed | visual.kept_from))} leave it as it is; tell people so in its subtitle"
 
 
 def main() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
 import json
+import math
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +25,51 @@ TABLE_ROWS = 1000
 """Rows that a table shows, by default: it is laid out when the last one is known, so all of them are in memory."""
 
 
+def distinct(names: Iterable[str]) -> list[str]:
+    """Return names of which none stands twice: of equal ones the later get a number that is free, as in `id`, `id_2`."""
+    names = list(names)
+    found: list[str] = []
+    for name in names:
+        free = (f"{name}_{number}" for number in itertools.count(2))
+        found.append(next(one for one in free if one not in (*names, *found)) if name in found else name)
+    return found
+
+
+def as_json(value: Any) -> str:
+    """Write a value as JSON: a decimal as a number with all its digits, a number that JSON has not (NaN) and the rest as texts."""
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    if isinstance(value, float) and not math.isfinite(value):
+        value = json.dumps(value)
+    return json.dumps(value, default=str, ensure_ascii=False)
+
+
+def as_csv(value: Any) -> str:
+    """Write a value as Postgres does in CSV: NULL is nothing, an empty text is `""`; the module csv writes both alike."""
+    text = "" if value is None else str(value)
+    quoted = value == "" or re.search(r'[",\r\n]', text)
+    return '"' + text.replace('"', '""') + '"' if quoted else text
+
+
 def show(columns: list[str], rows: Iterable[Row], form: str, limit: int | None) -> None:
     """Print rows as they come, as CSV or JSON lines, or as a table when all are there.
 
     Parameters
     ----------
+    columns
+        Equal names are told apart in CSV and JSON, whose readers would keep the last column only.
     limit
         Rows after which it ends, and says so on standard error; None for all of them.
     """
     rows = iter(rows)
     shown = rows if limit is None else itertools.islice(rows, limit)
     if form == "csv":
-        writer = csv.writer(sys.stdout)
-        writer.writerow(columns)
-        writer.writerows(shown)
+        for line in itertools.chain([distinct(columns)], shown):
+            sys.stdout.write(",".join(map(as_csv, line)) + "\r\n")
     elif form == "json":
+        names = [as_json(name) for name in distinct(columns)]
         for row in shown:
-            print(json.dumps(dict(zip(columns, row, strict=True)), default=str, ensure_ascii=False))
+            print("{" + ", ".join(f"{name}: {as_json(value)}" for name, value in zip(names, row, strict=True)) + "}")
     else:
         from rich.table import Table
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace as replace_fields
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from etl.tmdl import PowerBiError, parse
 MODEL = "card_fraud.SemanticModel/definition"
 TABLES = f"{MODEL}/tables"
 PAGES = "card_fraud.Report/definition/pages"
+CURRENCY = f"{PAGES}/predicted_fraud/visuals/slicer_currency/visual.json"
 CHART = f"{PAGES}/pattern_analysis/visuals/bar_country/visual.json"
 Damage = Callable[[Path], None]
 
@@ -47,6 +49,37 @@ def test_amounts_of_different_currencies_are_never_added() -> None:
     for one in money:
         dax = [measure.dax for measure in model.measures.values() if f"SUM({one.table}[{one.column}])" in measure.dax]
         assert dax == [f"IF(HASONEVALUE({one.table}[currency]), SUM({one.table}[{one.column}]))"]
+
+
+def test_money_is_shown_on_pages_that_open_with_one_currency() -> None:
+    model = read_model()
+    for visual in read_visuals():
+        needs = [one for field in visual.fields if field.is_measure for one in model.aggregates(field.name)]
+        needed = {one.table for one in needs if one.column == "currency"}
+        chosen = {field.table for field, _ in visual.filters if field.name == "currency"}
+        assert needed <= chosen, f"{visual.page}/{visual.name}"
+
+
+def test_what_is_chosen_in_a_slicer_is_asked_by_every_visual_that_is_not_kept_from_it() -> None:
+    model, visuals = read_model(), read_visuals()
+    for slicer in (one for one in visuals if one.is_slicer):
+        (field,) = slicer.fields
+        for visual in (one for one in visuals if one.page == slicer.page and not one.is_slicer):
+            asked = statement(replace_fields(visual, filters=(*visual.filters, (field, "{} in ('x')"))), model)
+            assert (f"`{field.name}` in ('x')" in asked) == (slicer.name not in visual.kept_from), f"{visual.name}, {slicer.name}"
+
+
+def test_a_page_opens_with_what_its_slicers_have_chosen() -> None:
+    visuals = {f"{one.page}/{one.name}": one for one in read_visuals()}
+    currency = (Field("fraud_daily", "currency", False), "{} in ('EUR')")
+    assert currency in visuals["predicted_fraud/card_transaction_count"].filters
+    assert currency in visuals["predicted_fraud/slicer_country"].filters
+    # A slicer lists what else could be chosen, and the page keeps it from tables that it does not reach.
+    assert currency not in visuals["predicted_fraud/slicer_currency"].filters
+    assert currency not in visuals["predicted_fraud/table_riskiest_transactions"].filters
+    performance = [statement(one, read_model()) for one in visuals.values() if one.page == "model_performance" and not one.is_slicer]
+    assert len(performance) == 8
+    assert all("`$Table`.`is_after_training` in (true)" in text for text in performance)
 
 
 def replace(file: str, old: str, new: str) -> Damage:
@@ -184,11 +217,11 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     ),
     "a visual of an unknown column": (
         everywhere(CHART, "country", "land"),
-        "the model has no column fraud_daily.land",
+        "the model has no column fraud_hourly.land",
     ),
     "a visual of an unknown measure": (
         everywhere(CHART, "Fraud share", "Crime share"),
-        "the model has no measure fraud_daily.Crime share",
+        "the model has no measure fraud_hourly.Crime share by hour",
     ),
     "a visual of two unrelated tables": (
         replace(
@@ -213,6 +246,27 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         lambda project: replace_last(project, f"{PAGES}/raw_data/visuals/table_transactions/visual.json", "transacted_at", "scored_at"),
         "raw_data/table_transactions: it is sorted by scored_at, which it does not show",
     ),
+    "a slicer of another table than what stands beside it": (
+        everywhere(f"{PAGES}/pattern_analysis/visuals/slicer_category/visual.json", "fraud_hourly", "fraud_daily"),
+        "pattern_analysis/column_hour: slicer_category filters fraud_daily, which does not reach fraud_hourly; take both from one table",
+    ),
+    "a visual that a slicer does not reach, kept from it without a word": (
+        replace(f"{PAGES}/predicted_fraud/visuals/table_riskiest_terminals/visual.json", '"subTitle"', '"background"'),
+        "predicted_fraud/table_riskiest_terminals: days_ago and slicer_channel and slicer_country and slicer_currency and "
+        "slicer_dated_on leave it as it is; tell people so in its subtitle",
+    ),
+    "a visual kept from a slicer that is gone": (
+        replace(f"{PAGES}/predicted_fraud/page.json", '"source": "slicer_channel"', '"source": "slicer_lane"'),
+        "predicted_fraud: its visualInteractions name slicer_lane, which is not on it",
+    ),
+    "a slicer that opens with another column's value": (
+        lambda project: replace_last(project, CURRENCY, '"Property": "currency"', '"Property": "channel"'),
+        "predicted_fraud/slicer_currency: it opens with a choice of fraud_daily.channel, not of its own",
+    ),
+    "a relationship that is not active": (
+        replace(f"{MODEL}/relationships.tmdl", "fromColumn: fraud_daily", "isActive: false\n\tfromColumn: fraud_daily"),
+        "predicted_fraud/line_by_day: it mixes dates and fraud_daily, which have no relationship",
+    ),
     "a well that the visual does not have": (
         replace(CHART, '"Category": {', '"Axis": {'),
         "pattern_analysis/bar_country: clusteredBarChart is not known",
@@ -227,8 +281,8 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         "pattern_analysis/bar_country is not as Power BI writes it",
     ),
     "a query reference of another field": (
-        replace(CHART, "fraud_daily.country", "fraud_daily.channel"),
-        "queryRef fraud_daily.channel is another field's",
+        replace(CHART, "fraud_hourly.country", "fraud_hourly.channel"),
+        "queryRef fraud_hourly.channel is another field's",
     ),
     "a filter of an unknown kind": (
         replace(f"{PAGES}/raw_data/page.json", '"And": {', '"Contains": {'),

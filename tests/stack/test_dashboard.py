@@ -276,11 +276,56 @@ def test_tiles_are_what_hiveql_says(served: str, built: None, window: Chrome, re
         "Unconfirmed alarms": "1",
         "Champion's precision": "66.7\u00a0%", "Champion's recall": "66.7\u00a0%",
     }  # fmt: skip
-    ((transactions, amount, caught, missed),) = readers.run(
-        "SELECT count(*), sum(amount), sum(amount) FILTER (WHERE is_fraud AND is_predicted_fraud), "
-        "sum(amount) FILTER (WHERE is_fraud AND NOT is_predicted_fraud) FROM mart.scored_transactions WHERE currency = 'EUR'"
+    assert tiles(window) == told_by_hiveql(readers)
+
+
+# What pages show, from the tables that the marts are made of.
+BANK = (
+    "core.transactions AS t LEFT JOIN core.terminals AS m ON t.terminal_id = m.terminal_id "
+    "LEFT JOIN core.fraud_reports AS r ON t.transaction_id = r.transaction_id "
+    "LEFT JOIN mart.predictions AS p ON t.transaction_id = p.transaction_id"
+)
+CAUGHT, MISSED = "r.is_fraud AND p.is_fraud", "r.is_fraud AND NOT coalesce(p.is_fraud, false)"
+
+
+def share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f}\u00a0%"
+
+
+def told_by_hiveql(readers: Session) -> dict[str, str]:
+    """The tiles of the first page."""
+    ((count, amount, frauds, predicted, caught, caught_amount, missed_amount, missed, alarms),) = readers.run(
+        f"SELECT count(*), sum(t.amount), count_if(r.is_fraud), count_if(p.is_fraud), count_if({CAUGHT}), "
+        f"sum(t.amount) FILTER (WHERE {CAUGHT}), "
+        f"sum(t.amount) FILTER (WHERE {MISSED}), count_if({MISSED}), count_if(p.is_fraud AND NOT coalesce(r.is_fraud, false)) "
+        f"FROM {BANK} WHERE t.currency = 'EUR'"
     )
-    assert (f"{transactions:,}", f"{amount:,}", f"{caught:,}", f"{missed:,}") == ("6", "1,235,668.55", "1,000.50", "20.00")
+    # Of all currencies, on days whose labels have arrived.
+    ((all_frauds, all_predicted, all_caught),) = readers.run(
+        f"SELECT count_if(r.is_fraud), count_if(p.is_fraud), count_if({CAUGHT}) FROM {BANK} WHERE t.transacted_at < '2018-06-12'"
+    )
+    return {
+        "Transactions": f"{count}", "Amount, EUR": f"{amount:,}", "Frauds": f"{frauds}", "Fraud share": share(frauds, count),
+        "Predicted frauds": f"{predicted}", "Caught frauds": f"{caught}", "Money caught, EUR": f"{caught_amount:,}",
+        "Money missed, EUR": f"{missed_amount:,}", "Missed frauds": f"{missed}", "Unconfirmed alarms": f"{alarms}",
+        "Champion's precision": share(all_caught, all_predicted), "Champion's recall": share(all_caught, all_frauds),
+    }  # fmt: skip
+
+
+def test_tables_of_patterns_and_features_are_what_hiveql_says(served: str, built: None, window: Chrome, readers: Session) -> None:
+    opened(window, f"{served}/pattern_analysis")
+    found = tables(window)
+    for name, column in {"country": "m.country", "channel": "t.channel", "device": "t.device", "category": "m.category"}.items():
+        rows = readers.run(
+            f"SELECT {column}, count(*), sum(t.amount), count_if(r.is_fraud) FROM {BANK} WHERE t.currency = 'EUR' GROUP BY 1 ORDER BY 1"
+        )
+        assert [row[:4] for row in found[f"Frauds by {name}"]] == [[value, f"{n}", f"{amount:,}", f"{k}"] for value, n, amount, k in rows]
+    opened(window, f"{served}/feature_insight")
+    rows = readers.run(
+        "SELECT reason.feature, sum(reason.contribution), count(*) FROM (SELECT explode(reasons) AS reason FROM mart.predictions "
+        "WHERE risk_level != 'LOW') GROUP BY 1 ORDER BY 2 DESC"
+    )
+    assert [row[:3] for row in tables(window)["Contribution by feature"]] == [[name, f"{sum_:.3f}", f"{n}"] for name, sum_, n in rows]
 
 
 def test_each_chart_has_its_numbers_as_a_table_that_the_keyboard_opens(served: str, built: None, window: Chrome) -> None:
@@ -321,8 +366,8 @@ def test_each_chart_has_its_numbers_as_a_table_that_the_keyboard_opens(served: s
 
 def test_filters_work_by_keyboard_and_stay_from_page_to_page(served: str, built: None, window: Chrome) -> None:
     opened(window, served)
-    country = window.find_element(By.CSS_SELECTOR, "[aria-label*='Country']")
-    country.send_keys("DE", Keys.ENTER)
+    until(lambda: window.find_elements(By.CSS_SELECTOR, "[aria-label*='Country']"), "the filter of countries is drawn")
+    window.find_element(By.CSS_SELECTOR, "[aria-label*='Country']").send_keys("DE", Keys.ENTER)
     until(lambda: is_drawn(window) and tiles(window)["Transactions"] == "2", "only transactions in DE are counted")
     assert tiles(window)["Amount, EUR"] == "70.25"
     assert "country=DE" in window.current_url
@@ -345,6 +390,63 @@ def test_raw_data_says_how_many_of_how_many_it_shows(served: str, built: None, w
     assert "The 6 newest of 6 transactions that fit, which come to 1,235,668.55 EUR." in " ".join(texts(window, "[data-testid=stMarkdown]"))
     opened(window, f"{served}/raw_data?outcome=Missed+fraud&channel=online")
     assert "The 1 newest of 1 transactions that fit, which come to 20.00 EUR." in " ".join(texts(window, "[data-testid=stMarkdown]"))
+
+
+FILTERS = {
+    "from=2018-06-02&to=2018-06-03": "t.transacted_at >= '2018-06-02' AND t.transacted_at < '2018-06-04'",
+    "country=DE": "m.country = 'DE'",
+    "channel=online": "t.channel = 'online'",
+    "device=ios": "t.device = 'ios'",
+    "category=web+shop": "m.category = 'web shop'",
+    "risk=HIGH": "p.risk_level = 'HIGH'",
+    "scored_by=VERSION": "p.model_version = 1",
+    "outcome=Unconfirmed+alarm": "p.is_fraud AND NOT coalesce(r.is_fraud, false)",
+    "customer_id=2": "t.customer_id = 2",
+    "terminal_id=1&category=grocery&to=2018-06-01": "t.terminal_id = 1 AND t.transacted_at < '2018-06-02'",
+}
+"""Filters of the raw page as its address has them, and the same in HiveQL."""
+
+
+@pytest.mark.parametrize("query", FILTERS)
+def test_a_filter_leaves_what_hiveql_leaves(served: str, built: None, window: Chrome, readers: Session, query: str) -> None:
+    opened(window, f"{served}/raw_data?{query.replace('VERSION', f'{params().name}+1%2C+champion')}")
+    ((count, amount),) = readers.run(f"SELECT count(*), sum(t.amount) FROM {BANK} WHERE t.currency = 'EUR' AND {FILTERS[query]}")
+    assert 0 < count < 6
+    assert f"The {count} newest of {count} transactions that fit, which come to {amount:,} EUR." in " ".join(
+        texts(window, "[data-testid=stMarkdown]")
+    )
+
+
+def test_filters_of_days_device_and_category_count_on_every_page_of_sums(served: str, built: None, window: Chrome) -> None:
+    query = "from=2018-06-01&to=2018-06-02&device=card&category=grocery"
+    opened(window, f"{served}/?{query}")
+    assert (tiles(window)["Transactions"], tiles(window)["Amount, EUR"]) == ("1", "1,000.50")
+    opened(window, f"{served}/pattern_analysis?{query}")
+    found = tables(window)
+    assert [row[:3] for row in found["Frauds by device"]] == [["card", "1", "1,000.50"]]
+    assert [row[:3] for row in found["Frauds by weekday and hour"]] == [["Friday", "10", "1"]]
+
+
+@pytest.mark.parametrize(
+    ("order", "by"),
+    [("newest", "t.transacted_at DESC"), ("most+suspicious", "p.fraud_probability DESC NULLS LAST"), ("largest", "t.amount DESC")],
+)
+def test_the_raw_page_has_the_order_that_is_chosen(served: str, built: None, window: Chrome, readers: Session, order: str, by: str) -> None:
+    opened(window, f"{served}/raw_data?order={order}")
+    until(lambda: first_column(window), "the grid is drawn")
+    asked = readers.run(f"SELECT t.transaction_id FROM {BANK} WHERE t.currency = 'EUR' ORDER BY {by}")
+    assert first_column(window) == [str(key) for (key,) in asked]
+
+
+def first_column(window: Chrome) -> list[str]:
+    """The first column of a grid, as screen readers have it."""
+    return texts(window, "[data-testid=stDataFrame] canvas [role=row] [role=gridcell][aria-colindex='1']")
+
+
+def test_a_model_version_that_is_chosen_has_its_own_numbers(served: str, built: None, window: Chrome) -> None:
+    for page in ("model_performance", "feature_insight"):
+        opened(window, f"{served}/{page}?version={params().name}+1%2C+champion")
+        assert f"{params().name} 1" in " ".join(texts(window, "[data-testid=stCaptionContainer]"))
 
 
 def test_data_quality_tells_what_was_loaded_and_what_failed(served: str, built: None, window: Chrome) -> None:

@@ -92,6 +92,21 @@ def test_a_large_answer_is_not_held_in_memory() -> None:
     assert most < size
 
 
+def test_a_join_with_equal_names_and_decimals_and_nulls_comes_whole() -> None:
+    statement = (
+        "SELECT t.*, r.* FROM (SELECT 1L AS id, cast('0.10' AS decimal(12,2)) AS amount) AS t "
+        "JOIN (SELECT 1L AS id, '' AS note, cast(NULL AS string) AS other) AS r ON t.id = r.id"
+    )
+    told = {
+        form: subprocess.run([*QUERY, statement, "--format", form], env=environment(), capture_output=True, check=True).stdout.decode()
+        for form in ("json", "csv")
+    }
+    assert told == {
+        "json": '{"id": 1, "amount": 0.10, "id_2": 1, "note": "", "other": null}\n',
+        "csv": 'id,amount,id_2,note,other\r\n1,0.10,1,"",\r\n',
+    }
+
+
 def test_a_terminal_shows_that_a_statement_is_at_work_and_a_pipe_does_not() -> None:
     statement = "SELECT count(*) FROM range(10000) AS a CROSS JOIN range(10000) AS b WHERE a.id * b.id % 7 = 3"
     terminal, other = pty.openpty()
