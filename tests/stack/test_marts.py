@@ -20,6 +20,7 @@ from etl.databases import opened
 from etl.settings import ROOT, settings
 from etl.sql_server import Session
 from ml import alerts, marts, registry, score
+from tests.postgres import rows
 from tests.receivers import Http
 
 MARTS = sorted(path.stem for path in (ROOT / "hive" / "mart" / "models").glob("*.sql"))
@@ -219,6 +220,31 @@ def test_broken_data_fails_its_checks_stops_the_pipeline_and_is_told(
     with opened("etl", "warehouse") as connection, connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM ops.checks WHERE NOT is_passed")
         assert cursor.fetchone() == (len(failed),)
+
+
+def failed_checks() -> set[tuple]:
+    """Checks of severity error that did not hold in the newest run of checks."""
+    newest = "SELECT run_id FROM ops.checks ORDER BY checked_at DESC LIMIT 1"
+    statement = f"SELECT table_name, check_name FROM ops.checks WHERE run_id = ({newest}) AND NOT is_passed AND severity = 'error'"
+    return set(rows(statement, role="etl", dbname="warehouse"))
+
+
+def test_marts_that_do_not_add_up_fail_their_checks(hive: Session) -> None:
+    with ops.run("score"):
+        pass
+    hive.run("DELETE FROM mart.scored_transactions WHERE transaction_id = 1")
+    hive.run("INSERT INTO mart.dates SELECT * FROM mart.dates WHERE dated_on = DATE '2026-03-10'")
+    try:
+        with pytest.raises(quality.QualityError, match="4 checks of data failed"):
+            quality.check("marts")
+    finally:
+        marts.build(full=False)
+    assert failed_checks() == {
+        ("mart.scored_transactions", "holds_core_transactions_scored_transactions_"),
+        ("mart.fraud_daily", "sums_scored_transactions_fraud_daily_"),
+        ("mart.fraud_hourly", "sums_scored_transactions_fraud_hourly_"),
+        ("mart.dates", "unique_dates_dated_on"),
+    }
 
 
 def test_sound_data_passes_every_check_of_severity_error(hive: Session) -> None:

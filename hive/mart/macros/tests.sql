@@ -30,6 +30,46 @@
   select {{ columns | join(', ') }} from {{ model }} group by {{ columns | join(', ') }} having count(*) > 1
 {% endtest %}
 
+{# Totals: a mart of sums holds, by day and currency, what the transactions that it sums do. #}
+{% test sums_scored_transactions(model) %}
+  with summed as (
+    select transacted_on, currency, sum(transactions), sum(amount), sum(frauds), sum(fraud_amount), sum(predicted_frauds)
+    from {{ model }} group by 1, 2
+  ),
+  counted as (
+    select
+      transacted_on, currency, count(*), sum(amount), count_if(is_fraud), coalesce(sum(amount) filter (where is_fraud), 0),
+      count_if(is_predicted_fraud)
+    from {{ ref('scored_transactions') }} group by 1, 2
+  )
+  (select * from summed except select * from counted) union all (select * from counted except select * from summed)
+{% endtest %}
+
+{#
+  Totals: by day and currency there are as many rows, worth as much, as in core. Loads and the stream go on meanwhile, so a day counts
+  where core holds what it held when the last build began.
+#}
+{% test holds_core_transactions(model) %}
+  {%- set core = source('core', 'transactions') -%}
+  {%- set found = run_query(
+    'select snapshot_id from ' ~ core ~ '.snapshots where committed_at <= (select max(started_at) from ' ~ source('ops', 'runs')
+    ~ " where verb = 'marts' and state = 'succeeded') order by committed_at desc limit 1"
+  ) if execute -%}
+  {%- set by_day = 'cast(transacted_at as date) as day, currency, struct(count(*), sum(amount)) as total' -%}
+  with before as (
+    select {{ by_day }} from {{ core }} {{ 'version as of ' ~ found.rows[0][0] if found and found.rows }} group by 1, 2
+  ),
+  now as (
+    select {{ by_day }} from {{ core }} group by 1, 2
+  ),
+  held as (
+    select {{ by_day }} from {{ model }} group by 1, 2
+  )
+  select day, currency
+  from before full join now using (day, currency) full join held using (day, currency)
+  where before.total <=> now.total and not now.total <=> held.total
+{% endtest %}
+
 {# Volume: the last day that is over has between `least` and `most` times the mean of the same weekday of the four weeks before. #}
 {% test volume_like_weeks_before(model, moment, least=0.5, most=2) %}
   with newest as (
