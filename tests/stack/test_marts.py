@@ -255,7 +255,30 @@ def test_marts_that_do_not_add_up_and_loads_that_have_stopped_fail_their_checks(
     }
 
 
-def test_sound_data_passes_every_check_of_severity_error(hive: Session) -> None:
+def test_a_day_and_a_report_count_from_when_now_has_reached_them(hive: Session) -> None:
+    # 'Now' is the 20th at noon: the last label of the 13th is not final, and the report of transaction 3 is of the evening.
+    hive.run(f"INSERT INTO core.transactions VALUES {transaction(10, 13, 2, 1, '80.00')}")
+    hive.run(f"INSERT INTO mart.predictions VALUES {prediction(10, 13, 2, 1, '80.00', 0.9)}")
+    hive.run(f"INSERT INTO core.fraud_reports VALUES (3, TIMESTAMP '2026-03-20 18:00:00', true, 1, {NEVER})")
+    marts.build(full=False)
+    known = "SELECT CAST(transacted_on AS string), missed_frauds FROM mart.model_performance ORDER BY transacted_on"
+    assert hive.run(known) == [("2026-03-10", 0)]
+    hive.run(f"INSERT INTO core.transactions VALUES {transaction(11, 21, 2, 2, '90.00')}")
+    marts.build(full=False)
+    assert hive.run(known) == [("2026-03-10", 1), ("2026-03-13", 0)]
+
+
+@pytest.mark.slow
+def test_the_page_of_tables_has_their_columns_and_their_lineage() -> None:
+    told = subprocess.run([ROOT / "bash" / "marts.sh", "docs"], env=os.environ | {"WAREHOUSE_VENV": sys.prefix}, capture_output=True,
+                          text=True, check=True).stdout  # fmt: skip
+    page = Path(told.split()[-1]).read_text()
+    assert "Frauds that were not predicted or not scored" in page
+    assert '"model.card_fraud.fraud_daily": ["model.card_fraud.scored_transactions"]' in page
+
+
+def test_sound_data_passes_every_check_of_severity_error(hive: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings(), "as_of", "2026-03-20T12:30:00")
     # What was never loaded or scored is not fresh.
     for verb in ("extract", "transform", "score"):
         with ops.run(verb):
