@@ -70,10 +70,21 @@
   where before.total <=> now.total and not now.total <=> held.total
 {% endtest %}
 
+{# The clock that data keep up with; where they lie in the past, the setting as_of. #}
+{% macro clock() -%}
+  {%- if var('as_of') -%} timestamp '{{ var("as_of") }}' {%- else -%} current_timestamp() {%- endif -%}
+{%- endmacro %}
+
+{# Age: rows still arrive. A load that finds nothing new is one as well, so freshness does not tell of a source that delivers no more. #}
+{% test newest_within(model, moment, hours=26) %}
+  select max({{ moment }}) as newest from {{ model }} where {{ moment }} <= {{ clock() }}
+  having coalesce(max({{ moment }}) < {{ clock() }} - interval {{ hours }} hours, true)
+{% endtest %}
+
 {# Volume: the last day that is over has between `least` and `most` times the mean of the same weekday of the four weeks before. #}
 {% test volume_like_weeks_before(model, moment, least=0.5, most=2) %}
   with newest as (
-    select date_sub(cast(max({{ moment }}) as date), 1) as day from {{ model }}
+    select date_sub(cast(max({{ moment }}) as date), 1) as day from {{ model }} where {{ moment }} <= {{ clock() }}
   ),
   days as (
     select cast({{ moment }} as date) as day, count(*) as transactions
@@ -100,7 +111,7 @@
 #}
 {% test stable_distribution(model, column_name, moment, edges=none, newest_days=7, days_before=28, rows=1000) %}
   with newest as (
-    select max({{ moment }}) as moment from {{ model }}
+    select max({{ moment }}) as moment from {{ model }} where {{ moment }} <= {{ clock() }}
   ),
   counted as (
     select
@@ -110,7 +121,7 @@
       count_if(t.{{ moment }} > n.moment - interval {{ newest_days }} days) + 0.5 as newly,
       count_if(t.{{ moment }} <= n.moment - interval {{ newest_days }} days) + 0.5 as before
     from {{ model }} as t cross join newest as n
-    where t.{{ moment }} > n.moment - interval {{ newest_days + days_before }} days
+    where t.{{ moment }} > n.moment - interval {{ newest_days + days_before }} days and t.{{ moment }} <= n.moment
     group by 1
   ),
   shares as (
