@@ -31,7 +31,7 @@ SELECT
     count_if(transacted_hour <= 6) AS at_night_30d,
     count_if(channel IN ('online', 'phone')) AS card_not_present_30d,
     count_if(is_predicted_fraud) AS predicted_frauds_30d,
-    count_if(is_fraud) AS frauds_30d,
+    count_if(is_fraud AND reported_at <= as_of) AS frauds_30d,
     max(transacted_at) AS last_transacted_at
 FROM recent
 GROUP BY customer_id, currency
