@@ -27,12 +27,19 @@ from ml.records import copy_records
 
 Severity = Literal["error", "warn"]
 PARTS = {"sources": ("source:core",), "marts": ("source:scoring", "config.materialized:by_day")}
-"""What dbt selects for each part: what was loaded, and what people read of it; first the source whose age is checked."""
+"""What dbt selects for each part: what was loaded, and what people read of it."""
+FRESH = {"sources": ("source:core",), "marts": ("source:core", "source:scoring")}
+"""Sources whose age each part checks; that of core once more after a build, for it is asked in no load that failed."""
 
 SHOWN = """
 SELECT DISTINCT ON (table_name, check_name) table_name, check_name, severity, is_passed, observed, checked_at
-FROM ops.checks ORDER BY table_name, check_name, checked_at DESC
+FROM ops.checks
+WHERE run_id IN (SELECT DISTINCT ON (verb) run_id FROM ops.checks INNER JOIN ops.runs USING (run_id) ORDER BY verb, started_at DESC)
+ORDER BY table_name, check_name, checked_at DESC
 """
+"""Of the newest run of each part: a check that is no more is not shown."""
+TOLD = "SELECT table_name, check_name FROM ops.checks WHERE severity = 'warn' AND NOT is_passed AND checked_at >= date_trunc('day', now())"
+"""Warnings that were told today (UTC)."""
 
 
 class QualityError(WarehouseError):
@@ -99,14 +106,15 @@ def check(part: str) -> list[Outcome]:
         with session() as hive:
             marts.refuse_what_is_missing(hive, only="core" if part == "sources" else "")
             copy_records(hive, this)
-        found = outcomes_of_tests(
-            marts.results_of("test", "--exclude-resource-type", "unit_test", "--select", *PARTS[part]), marts.read("manifest.json")
-        )
-        found += outcomes_of_freshness(marts.results_of("source", "freshness", "--select", PARTS[part][0], file="sources.json"))
-        keep(this, found)
+        # Not those checks of marts that read core as well, where core is looked at.
+        chosen = ("--exclude-resource-type", "unit_test", "--indirect-selection", "buildable", "--select", *PARTS[part])
+        found = outcomes_of_tests(marts.results_of("test", *chosen), marts.read("manifest.json"))
+        found += outcomes_of_freshness(marts.results_of("source", "freshness", "--select", *FRESH[part], file="sources.json"))
         failed = [one for one in found if not one.is_passed]
-        if failed:
-            told = [FailedCheck(**{name: getattr(one, name) for name in FailedCheck.model_fields}) for one in failed]
+        untold = not_yet_told(failed)
+        keep(this, found)
+        if untold:
+            told = [FailedCheck(**{name: getattr(one, name) for name in FailedCheck.model_fields}) for one in untold]
             tell(Notice(run_id=this.run_id, checked_at=dt.datetime.now(dt.UTC), failed_checks=told))
         logger.info("checked", part=part, checks=len(found), failed=len(failed))
         if errors := [one for one in failed if one.severity == "error"]:
@@ -118,6 +126,14 @@ def check(part: str) -> list[Outcome]:
     return found
 
 
+def not_yet_told(failed: list[Outcome]) -> list[Outcome]:
+    """Return those that are told now: a warning that goes on failing is told once a day, an error each time."""
+    with opened("etl", "warehouse") as connection, connection.cursor() as cursor:
+        cursor.execute(TOLD)
+        told = set(cursor.fetchall())
+    return [one for one in failed if one.severity == "error" or (one.table_name, one.check_name) not in told]
+
+
 def keep(this: ops.Run, found: list[Outcome]) -> None:
     """Write outcomes to `ops.checks`."""
     rows = [(this.run_id, one.table_name, one.check_name, one.severity, one.is_passed, one.observed) for one in found]
@@ -125,15 +141,19 @@ def keep(this: ops.Run, found: list[Outcome]) -> None:
         execute_values(cursor, "INSERT INTO ops.checks (run_id, table_name, check_name, severity, is_passed, observed) VALUES %s", rows)
 
 
-def show() -> None:
-    """Print the newest outcome of each check, those that failed first."""
+def shown() -> list[tuple[Any, ...]]:
+    """Return the newest outcome of each check: table, check, severity, whether it held, what was found, when; those that failed first."""
     with opened("etl", "warehouse") as connection, connection.cursor() as cursor:
         cursor.execute(SHOWN)
-        rows = cursor.fetchall()
+        return sorted(cursor.fetchall(), key=lambda row: (row[3], row[2] != "error", row[0], row[1]))
+
+
+def show() -> None:
+    """Print the newest outcome of each check."""
     screen = Screen(title="newest outcome of each check", title_justify="left")
     for column in ("table", "check", "outcome", "found", "at"):
         screen.add_column(column, overflow="fold")
-    for table, name, severity, is_passed, observed, at in sorted(rows, key=lambda row: (row[3], row[2] != "error", row[0], row[1])):
+    for table, name, severity, is_passed, observed, at in shown():
         screen.add_row(table, name, "passed" if is_passed else severity, "" if is_passed else observed, f"{at:%Y-%m-%d %H:%M}")
     console().print(screen)
 
@@ -146,8 +166,15 @@ def main() -> None:
     verbs.add_parser("check", help="run checks").add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="PART")
     given = parser.parse_args()
     if given.verb == "check":
+        errors = []
         for part in given.parts or PARTS:
-            check(part)
+            # One that fails keeps no other from being checked.
+            try:
+                check(part)
+            except QualityError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
     else:
         show()
 

@@ -5,6 +5,7 @@
 #        bash/sandbox.sh list
 # The SELECT runs on the readers server, with its rights and limits; its rows become sandbox.NAME, whole or not at all. All tables
 # share the room of sandbox_quota_mb; bash/maintain.sh removes those older than sandbox_keep_days.
-# Exit codes: 0 done; 1 the SELECT failed, 2 wrong usage, 3 refused (a name that is taken, no room), 6 a server does not answer.
+# Exit codes: 0 done; 1 the SELECT failed, 2 wrong usage, 3 refused (a name that is taken, no room),
+#             4 another run makes or removes a table, 6 a server does not answer.
 source "$(dirname "$0")/lib.sh"
 py etl.sandbox "$@"

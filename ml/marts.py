@@ -141,6 +141,7 @@ def dbt(*arguments: str, file: str, told: Mapping[str, str] = {}) -> None:
             "MARTS_HOST": here.loads_host,
             "MARTS_PORT": str(here.port("loads")),
             "MARTS_USER": here.hdfs_user,
+            "MARTS_CLOCK": here.as_of,
             "DBT_PROFILES_DIR": str(PROJECT),
             "DBT_TARGET_PATH": str(folder),
             "DBT_LOG_PATH": str(here.data_dir / "logs"),

@@ -11,6 +11,7 @@ import yaml
 from api import channels, notify, quality
 from api.notice import FailedCheck, Notice
 from api.quality import Outcome
+from etl import ops
 from etl.settings import settings
 from ml import marts
 from tests.postgres import rows
@@ -68,6 +69,29 @@ def test_what_was_never_loaded_is_not_fresh() -> None:
         Outcome("core.customers", "freshness", "warn", False, "loaded 2026-03-01T07:00:00"),
         Outcome("mart.predictions", "freshness", "error", False, "no row"),
     ]
+
+
+def test_a_warning_that_goes_on_failing_is_told_once_a_day_and_an_error_each_time(postgres_server: None) -> None:
+    rows("TRUNCATE ops.runs CASCADE", role="etl", dbname="warehouse")
+    warning, other = (Outcome("core.transactions", name, "warn", False, "Got 1 result") for name in ("drift", "volume"))
+    error = Outcome("core.transactions", "unique", "error", False, "Got 2 results")
+    with ops.run("quality sources") as run:
+        assert quality.not_yet_told([warning, error]) == [warning, error]
+        quality.keep(run, [warning, error])
+    assert quality.not_yet_told([warning, other, error]) == [other, error]
+    rows("UPDATE ops.checks SET checked_at = checked_at - interval '1 day'", role="etl", dbname="warehouse")
+    assert quality.not_yet_told([warning, error]) == [warning, error]
+
+
+def test_what_is_shown_is_of_the_newest_run_of_each_part(postgres_server: None) -> None:
+    rows("TRUNCATE ops.runs CASCADE", role="etl", dbname="warehouse")
+    for verb, names in (("quality sources", ("removed", "kept")), ("quality marts", ("other",)), ("quality sources", ("kept",))):
+        with ops.run(verb) as run:
+            quality.keep(run, [Outcome("core.transactions", name, "error", name == "other", "") for name in names])
+    # One that could not run has found nothing.
+    with ops.run("quality sources"):
+        pass
+    assert [row[1] for row in quality.shown()] == ["kept", "other"]
 
 
 @pytest.mark.parametrize("kind", ["log", "webhook", "sms", "email"])

@@ -47,9 +47,10 @@ def published() -> list[tuple]:
 
 
 def empty(session: Session) -> None:
-    """Leave no row, no prediction and no model."""
+    """Leave no row, no prediction, no mart and no model."""
     clear(session)
-    session.run("DROP TABLE IF EXISTS mart.predictions")
+    for row in session.run("SHOW TABLES IN mart"):
+        session.run(f"DROP TABLE mart.{row[1]}")
     for found in registry.client().search_registered_models():
         registry.client().delete_registered_model(found.name)
 
@@ -100,7 +101,7 @@ def succeeded(one: Build) -> None:
 
 def test_full_load_publishes_compares_and_builds_features(loaded: Build):
     succeeded(loaded)
-    assert list(loaded.stages) == ["Preview", "Load", "Reconcile", "Features"]
+    assert list(loaded.stages) == ["Preview", "Load", "Reconcile", "Quality", "Features"]
     assert published() == sorted((table, 1, "full") for table in TABLES)
     assert all(count(f"core.{table}") == in_source(table) > 0 for table in TABLES)
     assert count("feature.transactions") == in_source("transactions")
@@ -147,7 +148,7 @@ def test_a_stage_that_fails_is_named_with_its_own_sentence_and_leaves_the_tables
     finally:
         rows("ALTER TABLE bank.transactions ENABLE ALWAYS TRIGGER set_updated_at")
     assert not one.is_success
-    assert list(one.stages.values()) == ["SUCCESS", "SUCCESS", "FAILURE", "NOT_BUILT", "NOT_BUILT", "NOT_BUILT"]
+    assert list(one.stages.values()) == ["SUCCESS", "SUCCESS", "FAILURE", *["NOT_BUILT"] * 4]
     assert one.failure.startswith("stage Load, bash/load.sh: exit code 3: error: the trigger that writes bank.transactions.updated_at")
     # The last that the console shows, before the stages' results; and in the archive, with the stage's log.
     told = one.console.split("[Pipeline] post unsuccessful")[1]
@@ -165,7 +166,7 @@ def test_a_parameter_that_would_be_a_command_stops_the_build_before_anything_run
     victim = tmp_path / "victim"
     victim.touch()
     one = build("full_load", TABLES=f"transactions; rm {victim}")
-    assert one.stages == {"Preview": "FAILURE", "Load": "NOT_BUILT", "Reconcile": "NOT_BUILT", "Features": "NOT_BUILT"}
+    assert list(one.stages.values()) == ["FAILURE", *["NOT_BUILT"] * 4]
     assert one.failure.startswith("stage Preview, bash/extract.sh: error: parameter TABLES is ")
     assert victim.exists()
 
@@ -178,6 +179,18 @@ def test_training_makes_a_champion_whose_report_is_archived_and_the_next_load_sc
     assert "<html" in (one.archive / "reports" / "champion.html").read_text()
     succeeded(build("incremental_load", SCORE="true"))
     assert count("mart.predictions") == count("core.transactions")
+
+
+def test_marts_are_built_of_a_core_whose_checks_hold(loaded: Build, build: Builder):
+    hive("ALTER TABLE core.terminals RENAME COLUMN category TO kind")
+    try:
+        one = build("marts")
+    finally:
+        hive("ALTER TABLE core.terminals RENAME COLUMN kind TO category")
+    assert one.stages == {"Sources": "FAILURE", "Marts": "NOT_BUILT", "Quality": "NOT_BUILT"}
+    assert one.failure.startswith("stage Sources, bash/quality.sh: exit code 1: error: ")
+    succeeded(build("marts"))
+    assert count("mart.scored_transactions") == count("core.transactions")
 
 
 def test_maintenance_takes_deletions_out_of_core_and_reconciles(loaded: Build, build: Builder):

@@ -35,7 +35,7 @@ ROWS = (
     f"CAST(10 AS decimal(12,2)), 'EUR', 'chip', 'card', {NOW}, 'batch' FROM range(22)",
     "INSERT INTO core.transactions VALUES "
     f"(22, 1, 1, TIMESTAMP '2026-01-03 02:00:00', 9.00, 'EUR', 'online', NULL, {NOW}, 'batch'), "
-    f"(23, 1, 2, TIMESTAMP '2026-01-03 02:01:00', 900.00, 'USD', 'online', NULL, {NOW}, 'batch')",
+    f"(23, 1, 2, TIMESTAMP '2026-01-03 02:01:00', 900.00, 'EUR', 'online', NULL, {NOW}, 'batch')",
     f"INSERT INTO core.fraud_reports VALUES (22, TIMESTAMP '2026-01-10 02:00:00', true, 2, {NOW}), "
     f"(23, TIMESTAMP '2026-01-10 02:00:00', true, 1, {NOW}), (3, TIMESTAMP '2026-01-10 02:00:00', false, NULL, {NOW})",
     "INSERT INTO mart.predictions SELECT transaction_id, customer_id, terminal_id, transacted_at, amount, 'card_fraud', 1, "
@@ -46,7 +46,7 @@ ROWS = (
     "t.device, p.fraud_probability, p.risk_level, p.model_name, p.model_version, p.reasons, p.scored_at, 'batch' "
     "FROM core.transactions AS t INNER JOIN mart.predictions AS p ON t.transaction_id = p.transaction_id WHERE p.risk_level = 'HIGH'",
     "ALTER TABLE core.transactions CREATE TAG merged",
-    f"INSERT INTO core.transactions VALUES (24, 2, 2, TIMESTAMP '2026-01-04 02:00:00', 5.00, 'EUR', 'chip', 'card', {NOW}, 'batch')",
+    f"INSERT INTO core.transactions VALUES (24, 2, 2, TIMESTAMP '2026-01-04 02:00:00', 5.00, 'USD', 'chip', 'card', {NOW}, 'batch')",
 )
 
 
@@ -86,6 +86,11 @@ def test_the_guide_has_ten_questions_and_more() -> None:
 def test_a_query_of_the_guide_answers(query: str, snapshot: int) -> None:
     with sql_server.session("readers") as readers:
         assert readers.run(query.replace(EXAMPLE, str(snapshot)))
+
+
+@pytest.mark.parametrize("query", [query for query in QUERIES if re.search(r"(sum|avg)\((\w+\.)?amount\)", query)])
+def test_amounts_of_different_currencies_are_not_added(query: str) -> None:
+    assert re.search(r"GROUP BY .*\bcurrency\b", query)
 
 
 def told(*command: str | Path) -> str:

@@ -30,10 +30,61 @@
   select {{ columns | join(', ') }} from {{ model }} group by {{ columns | join(', ') }} having count(*) > 1
 {% endtest %}
 
+{# Totals: a mart of sums holds, by day and currency, what the transactions that it sums do. #}
+{% test sums_scored_transactions(model) %}
+  with summed as (
+    select transacted_on, currency, sum(transactions), sum(amount), sum(frauds), sum(fraud_amount), sum(predicted_frauds)
+    from {{ model }} group by 1, 2
+  ),
+  counted as (
+    select
+      transacted_on, currency, count(*), sum(amount), count_if(is_fraud), coalesce(sum(amount) filter (where is_fraud), 0),
+      count_if(is_predicted_fraud)
+    from {{ ref('scored_transactions') }} group by 1, 2
+  )
+  (select * from summed except select * from counted) union all (select * from counted except select * from summed)
+{% endtest %}
+
+{#
+  Totals: by day and currency there are as many rows, worth as much, as in core. Loads and the stream go on meanwhile, so a day counts
+  where core holds what it held when the last build began.
+#}
+{% test holds_core_transactions(model) %}
+  {%- set core = source('core', 'transactions') -%}
+  {%- set found = run_query(
+    'select snapshot_id from ' ~ core ~ '.snapshots where committed_at <= (select max(started_at) from ' ~ source('ops', 'runs')
+    ~ " where verb = 'marts' and state = 'succeeded') order by committed_at desc limit 1"
+  ) if execute -%}
+  {%- set by_day = 'cast(transacted_at as date) as day, currency, struct(count(*), sum(amount)) as total' -%}
+  with before as (
+    select {{ by_day }} from {{ core }} {{ 'version as of ' ~ found.rows[0][0] if found and found.rows }} group by 1, 2
+  ),
+  now as (
+    select {{ by_day }} from {{ core }} group by 1, 2
+  ),
+  held as (
+    select {{ by_day }} from {{ model }} group by 1, 2
+  )
+  select day, currency
+  from before full join now using (day, currency) full join held using (day, currency)
+  where before.total <=> now.total and not now.total <=> held.total
+{% endtest %}
+
+{# The clock that data keep up with; where they lie in the past, the setting as_of. #}
+{% macro clock() -%}
+  {%- if env_var('MARTS_CLOCK', '') -%} timestamp '{{ env_var("MARTS_CLOCK", "") }}' {%- else -%} current_timestamp() {%- endif -%}
+{%- endmacro %}
+
+{# Age: rows still arrive. A load that finds nothing new is one as well, so freshness does not tell of a source that delivers no more. #}
+{% test newest_within(model, moment, hours=26) %}
+  select max({{ moment }}) as newest from {{ model }} where {{ moment }} <= {{ clock() }}
+  having coalesce(max({{ moment }}) < {{ clock() }} - interval {{ hours }} hours, true)
+{% endtest %}
+
 {# Volume: the last day that is over has between `least` and `most` times the mean of the same weekday of the four weeks before. #}
 {% test volume_like_weeks_before(model, moment, least=0.5, most=2) %}
   with newest as (
-    select date_sub(cast(max({{ moment }}) as date), 1) as day from {{ model }}
+    select date_sub(cast(max({{ moment }}) as date), 1) as day from {{ model }} where {{ moment }} <= {{ clock() }}
   ),
   days as (
     select cast({{ moment }} as date) as day, count(*) as transactions
@@ -60,7 +111,7 @@
 #}
 {% test stable_distribution(model, column_name, moment, edges=none, newest_days=7, days_before=28, rows=1000) %}
   with newest as (
-    select max({{ moment }}) as moment from {{ model }}
+    select max({{ moment }}) as moment from {{ model }} where {{ moment }} <= {{ clock() }}
   ),
   counted as (
     select
@@ -70,7 +121,7 @@
       count_if(t.{{ moment }} > n.moment - interval {{ newest_days }} days) + 0.5 as newly,
       count_if(t.{{ moment }} <= n.moment - interval {{ newest_days }} days) + 0.5 as before
     from {{ model }} as t cross join newest as n
-    where t.{{ moment }} > n.moment - interval {{ newest_days + days_before }} days
+    where t.{{ moment }} > n.moment - interval {{ newest_days + days_before }} days and t.{{ moment }} <= n.moment
     group by 1
   ),
   shares as (

@@ -30,12 +30,12 @@ SELECT
     sum(amount) AS amount_30d,
     max(amount) AS largest_amount_30d,
     count(DISTINCT terminal_id) AS terminals_30d,
-    count(DISTINCT country) AS countries_30d,
-    count_if(country != customer_country) AS abroad_30d,
+    count(DISTINCT nullif(country, 'unknown')) AS countries_30d,
+    count_if(country != customer_country AND 'unknown' NOT IN (country, customer_country)) AS abroad_30d,
     count_if(transacted_hour <= 6) AS at_night_30d,
     count_if(channel IN ('online', 'phone')) AS card_not_present_30d,
     count_if(is_predicted_fraud) AS predicted_frauds_30d,
-    count_if(is_fraud) AS frauds_30d,
+    count_if(is_fraud AND reported_at <= as_of) AS frauds_30d,
     max(transacted_at) AS last_transacted_at
 FROM recent
 GROUP BY customer_id, currency

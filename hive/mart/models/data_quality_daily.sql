@@ -3,7 +3,7 @@
 {{ config(day='checked_on') }}
 WITH told AS (
     SELECT
-        cast(recorded_at AS date) AS checked_on,
+        recorded_at AS told_at,
         table_name,
         cast(state = 'published' AS int) AS batches,
         cast(state = 'failed' AS int) AS failed_batches,
@@ -17,50 +17,51 @@ WITH told AS (
     FROM {{ source('ops', 'batches') }}
     UNION ALL
     SELECT
-cast(rejected_at AS date),
-table_name,
-0,
-0,
-0,
-1,
-0,
-0,
-0,
-0,
-0
+        rejected_at AS told_at,
+        table_name,
+        0 AS batches,
+        0 AS failed_batches,
+        0 AS loaded_rows,
+        1 AS rejected_rows,
+        0 AS reconciled_parts,
+        0 AS unequal_parts,
+        0 AS checks,
+        0 AS failed_errors,
+        0 AS failed_warnings
     FROM {{ source('ops', 'rejects') }}
     UNION ALL
     SELECT
-cast(reconciled_at AS date),
-table_name,
-0,
-0,
-0,
-0,
-1,
-cast(NOT is_equal AS int),
-0,
-0,
-0
+        reconciled_at AS told_at,
+        table_name,
+        0 AS batches,
+        0 AS failed_batches,
+        0 AS loaded_rows,
+        0 AS rejected_rows,
+        1 AS reconciled_parts,
+        cast(NOT is_equal AS int) AS unequal_parts,
+        0 AS checks,
+        0 AS failed_errors,
+        0 AS failed_warnings
     FROM {{ source('ops', 'reconciliations') }}
     UNION ALL
     SELECT
-        cast(checked_at AS date),
-        table_name,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        1,
-        cast(NOT is_passed AND severity = 'error' AS int),
-        cast(NOT is_passed AND severity = 'warn' AS int)
+        checked_at AS told_at,
+        -- The other records name tables of core without it.
+        regexp_replace(table_name, '^core[.]', '') AS table_name,
+        0 AS batches,
+        0 AS failed_batches,
+        0 AS loaded_rows,
+        0 AS rejected_rows,
+        0 AS reconciled_parts,
+        0 AS unequal_parts,
+        1 AS checks,
+        cast(NOT is_passed AND severity = 'error' AS int) AS failed_errors,
+        cast(NOT is_passed AND severity = 'warn' AS int) AS failed_warnings
     FROM {{ source('ops', 'checks') }}
 )
 
 SELECT
-    checked_on,
+    cast(told_at AS date) AS checked_on,
     table_name,
     sum(batches) AS batches,
     sum(failed_batches) AS failed_batches,

@@ -9,12 +9,13 @@ WITH labelled AS (
         s.model_version,
         s.fraud_probability,
         s.is_predicted_fraud,
-        coalesce(s.is_fraud, false) AS is_fraud,
+        coalesce(s.is_fraud AND s.reported_at <= {{ as_of() }}, false) AS is_fraud,
         s.transacted_on >= v.train_to AS is_after_training
     FROM {{ ref('scored_transactions') }} AS s
     INNER JOIN {{ source('ops', 'model_versions') }} AS v ON s.model_name = v.model_name AND s.model_version = v.model_version
     WHERE
-        s.transacted_on < date_sub(cast({{ as_of() }} AS date), {{ var('delay_days') }} - 1)
+        -- A day is over with its last microsecond, and that one's label is final `delay_days` later (as in ml/datasets.py).
+        s.transacted_on < cast({{ as_of() }} - make_dt_interval({{ var('delay_days') }}) + INTERVAL 1 MICROSECOND AS date)
         AND NOT (s.transacted_on >= v.train_from AND s.transacted_on < v.train_to)
 ),
 

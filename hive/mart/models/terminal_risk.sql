@@ -10,7 +10,8 @@ recent AS (
         s.*,
         n.as_of,
         s.transacted_at > n.as_of - INTERVAL 30 DAYS AS is_last_30d,
-        s.transacted_at <= n.as_of - make_dt_interval({{ var('delay_days') }}) AS is_labelled
+        s.transacted_at <= n.as_of - make_dt_interval({{ var('delay_days') }}) AS is_labelled,
+        s.is_fraud AND s.reported_at <= n.as_of AS is_known_fraud
     FROM {{ ref('scored_transactions') }} AS s
     CROSS JOIN now AS n
     WHERE
@@ -30,8 +31,8 @@ counted AS (
         count_if(is_last_30d AND risk_level = 'HIGH') AS high_risk_30d,
         round(avg(CASE WHEN is_last_30d THEN fraud_probability END), 6) AS mean_probability_30d,
         count_if(is_labelled) AS labelled_transactions,
-        count_if(is_labelled AND is_fraud) AS labelled_frauds,
-        max(CASE WHEN is_fraud THEN transacted_at END) AS last_fraud_at,
+        count_if(is_labelled AND is_known_fraud) AS labelled_frauds,
+        max(CASE WHEN is_known_fraud THEN transacted_at END) AS last_fraud_at,
         max(transacted_at) AS last_transacted_at
     FROM recent
     GROUP BY terminal_id
