@@ -245,8 +245,8 @@ def test_a_change_makes_its_days_candidates_no_others_and_a_full_rebuild_gives_t
         now = marts.see(hive)
         found = marts.candidates(hive, before, now)
         assert found.days == expected, what
-        # Labels of a day are judged when they have had their seven days.
-        labelled = days("03-14", "03-15", "03-16", "03-17") if what == "a later now" else days()
+        # Labels of a day are judged when the last of them has had its seven days, a report from its time on.
+        labelled = days("03-11", "03-13", "03-14", "03-15", "03-16") if what == "a later now" else days()
         assert found.labels == expected | labelled, what
         before = now
     built = marts.build(full=False)
@@ -386,16 +386,20 @@ def test_marts_that_do_not_add_up_and_loads_that_have_stopped_fail_their_checks(
 
 
 def test_a_day_and_a_report_count_from_when_now_has_reached_them(hive: Session) -> None:
-    # 'Now' is the 20th at noon: the last label of the 13th is not final, and the report of transaction 3 is of the evening.
-    hive.run(f"INSERT INTO core.transactions VALUES {transaction(10, 13, 2, 1, '80.00')}")
-    hive.run(f"INSERT INTO mart.predictions VALUES {prediction(10, 13, 2, 1, '80.00', 0.9)}")
-    hive.run(f"INSERT INTO core.fraud_reports VALUES (3, TIMESTAMP '2026-03-20 18:00:00', true, 1, {NEVER})")
+    # 'Now' is the 24th at noon: the last label of the 17th is not final, and the report of the 12th's transaction is of the evening.
+    for number, day, probability in ((12, 12, 0.1), (10, 17, 0.9), (13, 24, 0.1)):
+        hive.run(f"INSERT INTO core.transactions VALUES {transaction(number, day, 2, 1, '80.00')}")
+        hive.run(f"INSERT INTO mart.predictions VALUES {prediction(number, day, 2, 1, '80.00', probability)}")
+    hive.run(f"INSERT INTO core.fraud_reports VALUES (12, TIMESTAMP '2026-03-24 18:00:00', true, 1, {NEVER})")
     marts.build(full=False)
-    known = "SELECT CAST(transacted_on AS string), missed_frauds FROM mart.model_performance ORDER BY transacted_on"
-    assert hive.run(known) == [("2026-03-10", 0)]
-    hive.run(f"INSERT INTO core.transactions VALUES {transaction(11, 21, 2, 2, '90.00')}")
+    known = (
+        "SELECT CAST(transacted_on AS string), missed_frauds FROM mart.model_performance "
+        "WHERE transacted_on IN (DATE '2026-03-12', DATE '2026-03-17') ORDER BY transacted_on"
+    )
+    assert hive.run(known) == [("2026-03-12", 0)]
+    hive.run(f"INSERT INTO core.transactions VALUES {transaction(11, 25, 2, 2, '90.00')}")
     marts.build(full=False)
-    assert hive.run(known) == [("2026-03-10", 1), ("2026-03-13", 0)]
+    assert hive.run(known) == [("2026-03-12", 1), ("2026-03-17", 0)]
 
 
 @pytest.mark.slow
