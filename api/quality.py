@@ -68,8 +68,11 @@ def outcomes_of_tests(results: dict[str, Any], manifest: dict[str, Any]) -> list
         table = (manifest["nodes"].get(about) or manifest["sources"][about])["relation_name"]
         status = result["status"]
         severity: Severity = "warn" if status == "warn" or (status == "pass" and node["config"]["severity"].lower() == "warn") else "error"
-        said = (result["message"] or "").strip().split("\n")
-        observed = str(result["failures"] or 0) if status == "pass" else said[-1 if "Error" in said[0] else 0].strip()[:500]
+        said = (result["message"] or "").strip()
+        if status == "pass":
+            observed = str(result["failures"] or 0)
+        else:
+            observed = (marts.first_line(said) if status == "error" else said.split("\n")[0].strip())[:500]
         found.append(Outcome(table.replace("`", ""), node["name"], severity, status == "pass", observed))
     return found
 

@@ -24,6 +24,14 @@ NOTICE = Notice(
 )
 
 
+JAVA_ERROR = (
+    "Runtime Error in {0} (models/a.sql)\n  Database Error\n    org.apache.hive.service.cli.HiveSQLException: Error running query: "
+    "[TABLE_OR_VIEW_NOT_FOUND] org.apache.spark.sql.AnalysisException: [TABLE_OR_VIEW_NOT_FOUND] The table core.t cannot be found.\n"
+    "    \tat org.apache.spark.X\n    \t... 34 more"
+)
+SENTENCE = "[TABLE_OR_VIEW_NOT_FOUND] The table core.t cannot be found."
+
+
 def test_outcomes_tell_the_table_the_severity_and_what_was_found() -> None:
     manifest = {
         "sources": {"source.card_fraud.core.terminals": {"relation_name": "core.terminals"}},
@@ -45,14 +53,14 @@ def test_outcomes_tell_the_table_the_severity_and_what_was_found() -> None:
             {"unique_id": "test.a", "status": "pass", "failures": 0, "message": None},
             {"unique_id": "test.b", "status": "warn", "failures": 1, "message": "Got 1 result, configured to warn if != 0"},
             {"unique_id": "test.c", "status": "fail", "failures": 2, "message": "Got 2 results, configured to fail if != 0"},
-            {"unique_id": "test.d", "status": "error", "failures": None, "message": "Database Error in test d\n  no such column"},
+            {"unique_id": "test.d", "status": "error", "failures": None, "message": JAVA_ERROR.format("test d")},
         ]
     }
     assert quality.outcomes_of_tests(results, manifest) == [
         Outcome("mart.fraud_daily", "a", "error", True, "0"),
         Outcome("mart.fraud_daily", "b", "warn", False, "Got 1 result, configured to warn if != 0"),
         Outcome("core.terminals", "c", "error", False, "Got 2 results, configured to fail if != 0"),
-        Outcome("mart.fraud_daily", "d", "error", False, "no such column"),
+        Outcome("mart.fraud_daily", "d", "error", False, SENTENCE),
     ]
 
 
@@ -123,10 +131,5 @@ def test_a_notice_goes_out_at_once_and_once_and_waits_where_nobody_takes_it(
 
 
 def test_the_servers_own_sentence_is_told_without_javas_stack() -> None:
-    said = (
-        "Runtime Error in model a (models/a.sql)\n  Database Error\n    org.apache.hive.service.cli.HiveSQLException: Error running query: "
-        "[TABLE_OR_VIEW_NOT_FOUND] org.apache.spark.sql.AnalysisException: [TABLE_OR_VIEW_NOT_FOUND] The table core.t cannot be found.\n"
-        "    \tat org.apache.spark.X"
-    )
-    assert marts.first_line(said).endswith("The table core.t cannot be found.")
+    assert marts.first_line(JAVA_ERROR.format("model a")) == SENTENCE
     assert marts.first_line(None) == ""
