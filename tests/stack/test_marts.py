@@ -180,6 +180,7 @@ def test_models_give_what_their_unit_tests_expect() -> None:
     assert len(results) == len(declared)
 
 
+@pytest.mark.slow
 def test_a_late_label_and_a_late_row_replace_their_days(hive: Session) -> None:
     before = snapshots(hive)
     marts.build(full=False)
@@ -383,6 +384,7 @@ def test_marts_that_do_not_add_up_and_loads_that_have_stopped_fail_their_checks(
     }
 
 
+@pytest.mark.slow
 def test_a_day_and_a_report_count_from_when_now_has_reached_them(hive: Session) -> None:
     # 'Now' is the 24th at noon: the last label of the 17th is not final, and the report of the 12th's transaction is of the evening.
     for number, day, probability in ((12, 12, 0.1), (10, 17, 0.9), (13, 24, 0.1)):
