@@ -11,6 +11,8 @@
   costs a reader some milliseconds, so small marts have files of a month (`files`, by default) and the months of those days are replaced.
 
   Columns, types and comments come from the model's YAML, which is the one place where they stand.
+
+  Usage:  bash/marts.sh   (every model is built by it)
 #}
 {% materialization by_day, adapter='spark' %}
   {%- set day = config.get('day', default='transacted_on') -%}

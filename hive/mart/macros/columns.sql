@@ -1,3 +1,5 @@
+{# Usage:  bash/marts.sh   (the models call these) #}
+
 {# 'Now': the setting as_of, by default the newest transaction; bash/marts.sh says it (an environment variable: a dbt var would parse all anew). #}
 {% macro as_of() -%}
   {%- if env_var('MARTS_AS_OF', '') -%} timestamp '{{ env_var("MARTS_AS_OF", "") }}'

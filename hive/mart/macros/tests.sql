@@ -1,3 +1,5 @@
+{# Usage:  bash/quality.sh check   (the YAML of hive/mart/models names these) #}
+
 {# Checks of data beyond those of dbt. Each gives the rows that are wrong; none is well. #}
 
 {# Schema: the columns are those declared in YAML, with their types. #}

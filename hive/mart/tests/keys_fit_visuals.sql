@@ -1,4 +1,5 @@
 -- Keys that a visual of Power BI would round: it holds numbers as doubles, exact up to 2^53 - 1.
+-- Usage:  bash/quality.sh check marts
 {{ config(severity='warn') }}
 SELECT largest
 FROM (
