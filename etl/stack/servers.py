@@ -173,12 +173,18 @@ def _sql_server(reader: configuration.Reader) -> Server:
     ports: dict[str, int] = {reader: here.port(reader)}
     if reader == "loads":
         ports["connect"] = here.port("connect")
+    apart: list[str] = []
+    if reader == "readers":
+        user = here.readers_os_user if machine.has_own_reader(jars.SPARK_HOME) else "-"
+        apart = [
+            sys.executable, "-I", str(Path(__file__).with_name("apart.py")), str(here.readers_nice), user,
+            # SQL can read the environment: the readers server has only what is listed above.
+            "/usr/bin/env", "-i", *(f"{name}={value}" for name, value in environment.items()),
+        ]  # fmt: skip
     return Server(
         name=reader,
         command=[
-            *(["nice", "-n", str(here.readers_nice)] if reader == "readers" else []),
-            # SQL can read the environment: the readers server has only what is listed below.
-            *(["/usr/bin/env", "-i", *(f"{name}={value}" for name, value in environment.items())] if reader == "readers" else []),
+            *apart,
             str(jars.SPARK_HOME / "bin" / "spark-submit"),
             "--master", "local[*]",
             "--properties-file", str(configuration.folder(reader) / "spark-defaults.conf"),
@@ -189,7 +195,6 @@ def _sql_server(reader: configuration.Reader) -> Server:
         after=("metastore",) if reader == "loads" else ("readers_metastore",),
         environment=environment,
         folder=here.data_dir / "tmp" / reader,
-        os_user=here.readers_os_user if reader == "readers" and machine.has_own_reader(jars.SPARK_HOME) else None,
     )  # fmt: skip
 
 

@@ -202,8 +202,6 @@ def days(*of: str) -> frozenset[dt.date]:
 
 
 def test_a_change_makes_its_days_candidates_no_others_and_a_full_rebuild_gives_the_same(hive: Session) -> None:
-    marts.build(full=False)
-
     def report(number: int) -> str:
         return f"({number}, TIMESTAMP '2026-03-21 12:00:00', true, 2, {NEVER})"
 

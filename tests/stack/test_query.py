@@ -56,11 +56,11 @@ def tasks_compute(seconds: float) -> bool:
 
 def is_at_work() -> bool:
     # Planning has a short job of its own.
-    return all(tasks_compute(1.5) for _ in range(3))
+    return all(tasks_compute(1) for _ in range(3))
 
 
 def is_idle() -> bool:
-    return not tasks_compute(3)
+    return not tasks_compute(2)
 
 
 def wait_until(is_reached: Callable[[], bool], seconds: float) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psutil
 import pytest
@@ -92,7 +95,10 @@ def test_a_day_of_the_streams_events_can_be_asked_for() -> None:
         loads.run("DROP TABLE ops.fence_events")
 
 
-@pytest.fixture(scope="module", params=("reader", "etl"))
+USERS = ("reader", "etl")
+
+
+@pytest.fixture(scope="module", params=USERS)
 def user(request: pytest.FixtureRequest) -> str:
     """The name that somebody claims to have."""
     return str(request.param)
@@ -119,17 +125,19 @@ def test_reads_are_answered(readers: Session) -> None:
     assert readers.run("SELECT a, batch FROM ops.fence_raw") == [(1, 1)]
 
 
-def test_every_write_is_refused_and_changes_nothing(user: str) -> None:
+def test_every_write_is_refused_and_changes_nothing() -> None:
     before = content()
+    asked = tuple(itertools.product(USERS, WRITES))
 
-    def refused(statement: str) -> str:
+    def refused(one: tuple[str, str]) -> tuple[str, str]:
+        user, statement = one
         with sql_server.session("readers", user=user) as readers, pytest.raises(WarehouseError):
             readers.run(statement)
-        return statement
+        return one
 
     # Iceberg tries for seconds to remove the file that it was not allowed to write.
-    with ThreadPoolExecutor(6) as pool:
-        assert tuple(pool.map(refused, WRITES)) == WRITES
+    with ThreadPoolExecutor(len(asked)) as pool:
+        assert tuple(pool.map(refused, asked)) == asked
     assert content() == before
 
 
@@ -179,6 +187,13 @@ def test_environment_holds_nothing_but_the_servers_own(readers: Session) -> None
         assert user == settings().readers_os_user
     # A variable that is not there is not replaced.
     assert supervisor == "${env:SUPERVISOR_SERVER_URL}"
+
+
+def test_server_stands_back_in_a_session_of_its_own() -> None:
+    pid = supervision.states()["readers"]["pid"]
+    assert (os.getsid(pid), psutil.Process(pid).nice()) == (pid, settings().readers_nice)
+    if (autogroup := Path(f"/proc/{pid}/autogroup")).is_file():
+        assert autogroup.read_text().split()[-1] == str(settings().readers_nice)
 
 
 @pytest.mark.parametrize("value", ["' OR '1' = '1", "\\' OR true --", "\\", "a\nb", "ü'\"", "${env:PATH}", "\\${spark.app.name}"])
