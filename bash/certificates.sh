@@ -9,7 +9,7 @@
 #   ca.pem  what clients trust (public)      ca.key  signs; keep it off the machines that only trust
 #   broker.pem, readers.pem  the server's key and certificate
 # A new one holds from the server's next start on: bash/stack.sh down, bash/stack.sh up [--realtime].
-# Exit code: 0 all hold; 1 openssl failed.
+# Exit codes: 0 all hold; 1 openssl failed.
 source "$(dirname "$0")/lib.sh"
 umask 077
 server=broker authority="card-fraud Kafka authority" setting=kafka

@@ -3,7 +3,13 @@
 # Usage: bash/setup.sh [--lock]
 #   --lock   make requirements.lock anew from pyproject.toml
 # Needs: bash, Python 3.11+ (with venv), Java 17 or 21 (installed by apt or brew where it is missing and that is allowed).
+# Exit codes: 0 prepared, 1 something is missing or cannot be had (the sentence says what), 2 wrong usage, 3 refused.
 source "$(dirname "$0")/lib.sh"
+case "$*" in '' | --lock) ;; *)
+  usage >&2
+  exit 2
+  ;;
+esac
 
 python=${PYTHON:-python3}
 command -v "$python" >/dev/null || die "no $python on PATH; install Python 3.11 or newer, or name it: PYTHON=python3.12 bash/setup.sh"

@@ -11,6 +11,6 @@
 # the good ones are sent. Without transaction_id a line that is changed after it was sent is another transaction, and equal lines of
 # two files, which had better have a time, are one.
 # Ctrl-C sends what is gathered and says how far it came. Run again after any end: the lane takes the same ids once.
-# Exit code: 0 all acknowledged or in ops.rejects; 2 wrong usage; 3 file, key or certificate refused; 6 a server is away; 130 stopped.
+# Exit codes: 0 all acknowledged or in ops.rejects; 2 wrong usage; 3 file, key or certificate refused; 6 a server is away; 130 stopped.
 source "$(dirname "$0")/lib.sh"
 py api.replay "$@"

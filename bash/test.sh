@@ -4,6 +4,7 @@
 #   quick     lint, types and unit tests only (under two minutes)
 #   servers   tests on the real servers only
 #   PATH      the tests there only, but for the slow ones
+# Exit codes: 0 all passed, else 1 or the failed tool's.
 source "$(dirname "$0")/lib.sh"
 "$ROOT/bash/setup.sh"
 cd "$ROOT"

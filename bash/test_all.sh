@@ -4,6 +4,7 @@
 # Usage: bash/test_all.sh
 # Needs: root, docker or podman, Chromium and its driver (for the dashboard), the npm registry (for the linter), and what bash/test_node.sh -h
 # names. What it can see to be missing ends it with exit code 2 before it has begun.
+# Exit codes: 0 all passed, 2 something is missing and nothing was run, else 1 or the failed tool's.
 source "$(dirname "$0")/lib.sh"
 "$ROOT/bash/test_node.sh" --check
 # shellcheck disable=SC2086 # one of several names is enough

@@ -124,7 +124,7 @@ def main() -> None:
     _add_form(query)
     file = commands.add_parser("run-hql", prog="bash/run_hql.sh", help="run a file of one statement on the loads server")
     file.add_argument("file", type=Path)
-    file.add_argument("parameters", nargs="*", metavar="NAME=VALUE")
+    file.add_argument("parameters", nargs="*", default=[], metavar="NAME=VALUE")
     _add_form(file)
     arguments = parser.parse_args()
     limit = _limit(arguments)

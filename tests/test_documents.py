@@ -24,6 +24,7 @@ def test_env_example_is_made_from_the_settings() -> None:
 def test_verb_prints_its_header_on_dash_h(verb: Path) -> None:
     told = subprocess.run([verb, "-h"], capture_output=True, text=True, check=True).stdout
     assert f"Usage: bash/{verb.name}" in told
+    assert "\nExit codes: " in told
 
 
 @pytest.mark.parametrize("path", STATEMENTS, ids=lambda path: str(path.relative_to(ROOT)))
