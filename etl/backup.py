@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from etl import core, events, ops, sandbox
+from etl import core, events, ops
 from etl.batches import tool_version
 from etl.databases import opened
 from etl.errors import BusyError, RefusedError, WarehouseError
@@ -250,7 +250,7 @@ def lock_names(tables: Sequence[str]) -> list[str]:
     """Return the names of the locks under which tables are written: of those that are declared, and of some more in Iceberg."""
     declared = list(declared_tables())
     names = [*(f"raw.{name}" for name in declared), *(f"core.{name}" for name in declared), "feature.transactions", "mart.predictions"]
-    names += [events.TABLE, sandbox.DATABASE]
+    names += [events.TABLE]
     names += [core.lock_name(*table.split(".")) for table in tables if table.split(".")[0] in DATABASES]
     return list(dict.fromkeys(names))
 

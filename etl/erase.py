@@ -615,7 +615,7 @@ def verify(hive: Session, table: Table, subject: Subject, words: Words) -> int:
             logged = time.monotonic()
             logger.info("searching", seconds=round(logged - began), at=path.rsplit("/", 1)[0])
 
-    count = _search([settings().warehouse_path, _trash()], one)
+    count = _search([settings().warehouse_path, settings().sandbox_path, _trash()], one)
     with opened("etl", "warehouse") as connection, connection.cursor() as cursor:
         found += [f"{place} ({len(rows)} rows) in Postgres" for place, *_, rows in _records(cursor, words)]
     if found:

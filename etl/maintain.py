@@ -81,7 +81,7 @@ def main() -> None:
         if events.TABLE in (arguments.tables or [events.TABLE]) and events.TABLE.split(".")[1] in core.existing(hive, "raw"):
             events.maintain(hive, run)
         if not arguments.tables:
-            sandbox.expire(hive, run, settings().sandbox_keep_days)
+            sandbox.expire(settings().sandbox_keep_days)
         if NOTIFICATIONS in (arguments.tables or [NOTIFICATIONS]):
             logger.info("pruned", table=NOTIFICATIONS, rows=prune_notifications(settings().notifications_keep_days))
 

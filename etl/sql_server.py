@@ -185,6 +185,8 @@ def first_sentence(error: BaseException) -> str:
 
 
 def _first_sentence_of(text: str) -> str:
+    if "QuotaExceededException" in text:
+        return "the sandbox has no room for it: all tables share sandbox_quota_mb and 10,000 files; drop what nobody needs, or ask for less"
     # What a task said is worth more than that its job was given up.
     told = re.sub(r"^(.|\n)*Job aborted due to stage failure: .*?\): (?=[\w.$]+(Exception|Error): )", "", text)
     told = re.sub(r"^(Error running query: |(\[[\w.]+\] )?\[?[\w.$]+(Exception|Error):?\s*)+", "", told)

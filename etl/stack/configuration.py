@@ -57,6 +57,9 @@ READERS_SITE: dict[str, object] = {
     # A proxy user is another one for each statement: cached, its clients of HDFS would stay for ever.
     "fs.hdfs.impl.disable.cache": "true",
 }
+SANDBOX_BLOCK_BYTES = 8 * 2**20
+"""HDFS counts a block as full while it is written: large ones would leave a part of the sandbox's quota that nobody can use."""
+READERS_HDFS_SITE: dict[str, object] = {"dfs.blocksize": SANDBOX_BLOCK_BYTES}
 
 
 def folder(server: str) -> Path:
@@ -478,6 +481,13 @@ def spark_defaults(reader: Reader) -> dict[str, object]:
         properties |= {
             "spark.driver.memory": here.readers_memory,
             "spark.driver.extraClassPath": own,
+            # The one place where it may write: tables of Iceberg that need no metastore.
+            "spark.sql.catalog.sandbox": "org.apache.spark.sql.warehouse.Sandbox",
+            "spark.sql.catalog.sandbox.type": "hadoop",
+            "spark.sql.catalog.sandbox.warehouse": f"{here.hdfs_uri}{here.sandbox_path}",
+            "spark.sql.catalog.sandbox.cache-enabled": "false",
+            # A block is as large as a row group, or larger.
+            "spark.sql.catalog.sandbox.table-default.write.parquet.row-group-size-bytes": SANDBOX_BLOCK_BYTES,
             # Where the blocks lie is asked of the NameNode file by file, and helps nobody on one machine: a fifth of a small query.
             "spark.sql.iceberg.locality.enabled": "false",
             # A task that finds no memory fails its statement; by default it would end the server and with it everybody's.
@@ -571,7 +581,7 @@ def write_server(name: str) -> None:
 
 def _write_hadoop(server: str) -> None:
     write(folder(server) / "core-site.xml", xml(core_site() | (READERS_SITE if server == "readers" else {})))
-    write(folder(server) / "hdfs-site.xml", xml(hdfs_site()))
+    write(folder(server) / "hdfs-site.xml", xml(hdfs_site() | (READERS_HDFS_SITE if server == "readers" else {})))
     write(folder(server) / "log4j2.properties", LOG4J.format(level="warn"))
 
 

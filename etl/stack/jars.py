@@ -53,7 +53,7 @@ def ensure() -> None:
         with progress("jars"):
             fetch(folder)
     if not readers_guard().is_dir():
-        _compile("readers_guard.scala", [PYSPARK_JARS / "*"], readers_guard())
+        _compile("readers_guard.scala", [PYSPARK_JARS / "*", folder / "spark" / "*"], readers_guard())
     unpacked = folder / "metastore" / "unpacked"
     if not unpacked.is_dir():
         verify(folder)

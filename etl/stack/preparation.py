@@ -17,7 +17,7 @@ from etl.settings import ROOT, settings
 from etl.stack import configuration, jars, machine, postgres
 from etl.stack.servers import hadoop_java, heartbeat, kafka_java, metastore_environment, metastore_java
 
-DATABASES = ("raw", "core", "feature", "mart", "ops", "sandbox")
+DATABASES = ("raw", "core", "feature", "mart", "ops")
 SANDBOX_FILES = 10_000
 """Files and folders that the sandbox may have, by HDFS's quota."""
 
@@ -138,6 +138,7 @@ def _make_hdfs_folders() -> None:
         (f"/user/{here.hdfs_user}", here.hdfs_user, "755"),
         (here.warehouse_path, here.hdfs_user, "755"),
         *((f"{here.warehouse_path}/{database}", here.hdfs_user, "755") for database in DATABASES),
+        (here.sandbox_path, here.hdfs_readers_user, "755"),
         # Personal data: closed to everybody but the loads.
         (f"{here.warehouse_path}/core/customers_personal", here.hdfs_user, "700"),
         (f"{here.warehouse_path}/raw/customers", here.hdfs_user, "700"),
@@ -147,7 +148,7 @@ def _make_hdfs_folders() -> None:
         if owner:
             client.set_owner(path, owner=owner, group=owner)
         client.set_permission(path, mode)
-    set_quota(f"{here.warehouse_path}/sandbox", here.sandbox_quota_mb * 2**20)
+    set_quota(here.sandbox_path, here.sandbox_quota_mb * 2**20)
 
 
 def set_quota(path: str, size: int) -> None:

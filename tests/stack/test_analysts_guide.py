@@ -85,7 +85,9 @@ def test_the_guide_has_ten_questions_and_more() -> None:
 @pytest.mark.parametrize("query", QUERIES, ids=lambda query: query.split("\n")[0][:20] + "-" + str(QUERIES.index(query)))
 def test_a_query_of_the_guide_answers(query: str, snapshot: int) -> None:
     with sql_server.session("readers") as readers:
-        assert readers.run(query.replace(EXAMPLE, str(snapshot)))
+        answer = readers.run(query.replace(EXAMPLE, str(snapshot)))
+    # What makes or drops a table of the sandbox answers nothing; the one between them reads it.
+    assert bool(answer) is not query.startswith(("CREATE TABLE", "DROP TABLE"))
 
 
 @pytest.mark.parametrize("query", [query for query in QUERIES if re.search(r"(sum|avg)\((\w+\.)?amount\)", query)])

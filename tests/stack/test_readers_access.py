@@ -85,6 +85,13 @@ def test_a_user_of_ldap_gets_in_by_bash_query() -> None:
     assert (told.returncode, told.stdout.split()) == (0, ["count(1)", "3"]), told.stderr
 
 
+def test_a_user_of_ldap_makes_a_table_of_their_own() -> None:
+    with sql_server.session("readers") as readers:
+        readers.run(f"CREATE TABLE sandbox.ana.access AS {COUNT}")
+        assert readers.run("SELECT * FROM sandbox.ana.access") == [(3,)]
+        readers.run("DROP TABLE sandbox.ana.access")
+
+
 @pytest.mark.parametrize(
     ("user", "password"), [("ana", "wrong"), ("nobody", "correct-horse"), ("ana,ou=people", "correct-horse"), ("ana", "")]
 )

@@ -2,143 +2,174 @@
 
 from __future__ import annotations
 
-import datetime as dt
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from etl import core, ops, sandbox, sql_server
-from etl.errors import RefusedError, WarehouseError
+from etl import sandbox, sql_server
 from etl.settings import settings
 from etl.sql_server import Session, StatementError
 from etl.stack.preparation import set_quota
-from etl.storage import names_in
-from tests.kills import Step, killed_at
+from etl.storage import storage
+from tests.readers import environment
 
 ROWS = """
 SELECT * FROM VALUES
-    (1, CAST(12.50 AS decimal(12, 2)), TIMESTAMP '2026-01-02 03:04:05.678901', DATE '2026-01-02', true, 'größer', CAST(0.25 AS double)),
+    (1, CAST(12.50 AS decimal(12, 2)), TIMESTAMP '2026-01-02 03:04:05.678901', DATE '2026-01-02', true, 'größer', array(1, 2)),
     (2, NULL, NULL, NULL, NULL, NULL, NULL)
-AS t (id, amount, transacted_at, transacted_on, is_fraud, text, share)
+AS t (id, amount, transacted_at, transacted_on, is_fraud, text, many)
 """
 MEGABYTE = 2**20
+AGES = {"old": 30.1, "young": 29.9}
 
 
 @pytest.fixture(autouse=True)
-def empty(hive: Session) -> Iterator[None]:
-    """The sandbox has no table before and after."""
+def empty() -> Iterator[None]:
+    """The sandbox holds nothing before and after."""
 
     def clear() -> None:
-        for name in core.existing(hive, "sandbox"):
-            hive.run(f"DROP TABLE sandbox.{name}")
-        sandbox.sweep(hive)
+        for name in sandbox.files().list(settings().sandbox_path):
+            sandbox.files().delete(f"{settings().sandbox_path}/{name}", recursive=True)
 
     clear()
     yield
     clear()
 
 
-def is_empty(hive: Session) -> bool:
-    return core.existing(hive, "sandbox") == set() and names_in(sandbox.folder()) == []
+@pytest.fixture
+def ana() -> Iterator[Session]:
+    with sql_server.session("readers", user="ana") as session:
+        yield session
 
 
-def read(statement: str) -> list[tuple[object, ...]]:
-    with sql_server.session("readers") as readers:
-        return readers.run(statement)
+def names() -> list[str]:
+    return [one.name for one in sandbox.tables()]
 
 
-def test_a_table_has_what_the_select_answered_and_goes_when_it_is_dropped(hive: Session, run: ops.Run) -> None:
-    assert sandbox.create("mine", ROWS, run) == 2
-    assert read("SELECT * FROM sandbox.mine ORDER BY id") == read(ROWS)
-    types = [row[1] for row in read("DESCRIBE sandbox.mine")]
-    assert types == ["int", "decimal(12,2)", "timestamp", "date", "boolean", "string", "double"]
-    with pytest.raises(RefusedError, match=r"sandbox.mine is there already; choose another name, or bash/sandbox.sh drop mine first"):
-        sandbox.create("mine", ROWS, run)
-    sandbox.drop("mine", run)
-    assert is_empty(hive)
-    with pytest.raises(RefusedError, match=r"there is no table sandbox.mine"):
-        sandbox.drop("mine", run)
+def make_older(path: str, days: float) -> None:
+    """Let HDFS say that files were written so many days ago."""
+    at = int((time.time() - days * 86400) * 1000)
+    for folder, _, members in sandbox.files().walk(path):
+        for one in members:
+            sandbox.files().set_times(f"{folder}/{one}", modification_time=at)
+        sandbox.files().set_times(folder, modification_time=at)
 
 
-def test_an_answer_without_rows_is_a_table_without_rows(run: ops.Run) -> None:
-    assert sandbox.create("none", f"{ROWS} WHERE id > 2", run) == 0
-    assert read("SELECT count(*) FROM sandbox.none") == [(0,)]
+def test_an_analyst_makes_changes_and_drops_tables_by_sql(ana: Session) -> None:
+    ana.run(f"CREATE TABLE sandbox.ana.mine AS {ROWS}")
+    assert ana.run("SELECT * FROM sandbox.ana.mine ORDER BY id") == ana.run(ROWS)
+    with pytest.raises(StatementError, match=r"`ana`.`mine`.* already exists"):
+        ana.run(f"CREATE TABLE sandbox.ana.mine AS {ROWS}")
+    ana.run("INSERT INTO sandbox.ana.mine (id) VALUES (3)")
+    ana.run("DELETE FROM sandbox.ana.mine WHERE id = 2")
+    assert ana.run("SELECT id FROM sandbox.ana.mine ORDER BY id") == [(1,), (3,)]
+    assert ana.run("SELECT count(*) FROM sandbox.ana.mine.snapshots") == [(3,)]
+    assert ana.run("SHOW TABLES IN sandbox.ana") == [("ana", "mine", False)]
+    assert names() == ["ana.mine"]
+    shown = subprocess.run([sys.executable, "-m", "etl.sandbox"], env=environment(), capture_output=True, text=True, check=True).stdout
+    assert "sandbox.ana.mine" in shown
+    assert f"of {settings().sandbox_quota_mb:,} MB are taken" in shown
+    ana.run("DROP TABLE sandbox.ana.mine")
+    assert names() == []
 
 
-@pytest.mark.parametrize(
-    ("select", "sentence"),
-    [
-        ("SELECT count(*) FROM range(3)", r"a column of the SELECT is called 'count\(1\)'; give each a name of its own"),
-        ("SELECT id, id AS ID FROM range(3)", r"a column of the SELECT is called 'id'; give each a name of its own"),
-        ("SELECT array(1) AS many", r"column many is of type array<int>, which the sandbox does not take; .*to_json\(many\)"),
-        ("DROP TABLE sandbox.other", r"Syntax error"),
-        ("SELECT raise_error('no') AS a FROM range(3)", r"no"),
-    ],
-)
-def test_what_cannot_be_a_table_is_refused_and_leaves_nothing(select: str, sentence: str, hive: Session, run: ops.Run) -> None:
-    with pytest.raises(WarehouseError, match=sentence):
-        sandbox.create("mine", select, run)
-    assert is_empty(hive)
+def test_the_loads_own_nothing_there_and_need_nothing(ana: Session, hive: Session) -> None:
+    ana.run("CREATE TABLE sandbox.mine AS SELECT 1 AS a")
+    owners = {status["owner"] for _, status in sandbox.files().list(f"{settings().sandbox_path}/mine/data", status=True)}
+    assert owners == {settings().hdfs_readers_user}
+    # What an analyst writes is no table of the warehouse.
+    with pytest.raises(StatementError):
+        hive.run("SELECT * FROM sandbox.mine")
 
 
-def test_personal_columns_stay_closed(hive: Session, run: ops.Run) -> None:
+def test_a_table_elsewhere_stays_out_of_reach(ana: Session) -> None:
+    for statement in (
+        f"CREATE TABLE sandbox.mine (a int) LOCATION '{settings().hdfs_uri}{settings().warehouse_path}/core/mine'",
+        f"CREATE TABLE sandbox.mine TBLPROPERTIES ('write.data.path' = '{settings().hdfs_uri}{settings().warehouse_path}/core/mine') "
+        "AS SELECT 1 AS a",
+        "CREATE TABLE sandbox.`../warehouse/core/mine` AS SELECT 1 AS a",
+    ):
+        with pytest.raises(StatementError):
+            ana.run(statement)
+    assert storage().status(f"{settings().warehouse_path}/core/mine", strict=False) is None
+
+
+def test_personal_columns_stay_closed(ana: Session, hive: Session) -> None:
     place = f"{settings().hdfs_uri}{settings().warehouse_path}/core/customers_personal/fence"
     hive.run(f"CREATE EXTERNAL TABLE ops.personal (a int) STORED AS PARQUET LOCATION '{place}'")
     try:
         hive.run("INSERT INTO ops.personal VALUES (1)")
         with pytest.raises(StatementError, match=r"Permission denied: user=reader"):
-            sandbox.create("mine", "SELECT * FROM ops.personal", run)
+            ana.run("CREATE TABLE sandbox.mine AS SELECT * FROM ops.personal")
     finally:
         hive.run("DROP TABLE ops.personal")
-        from etl.storage import storage
-
         storage().delete(f"{settings().warehouse_path}/core/customers_personal/fence", recursive=True)
-    assert is_empty(hive)
+    assert names() == []
 
 
-@pytest.mark.parametrize("is_known_before", [True, False])
-def test_a_table_that_the_quota_has_no_room_for_is_refused_and_leaves_nothing(
-    is_known_before: bool, hive: Session, run: ops.Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    set_quota(sandbox.folder(), 9 * MEGABYTE)
-    if not is_known_before:
-        # Somebody else takes the room meanwhile: HDFS says so itself.
-        monkeypatch.setattr(sandbox, "_free_bytes", lambda: 2**40)
+def test_a_table_that_the_quota_has_no_room_for_is_refused_and_leaves_none(ana: Session) -> None:
+    set_quota(settings().sandbox_path, 9 * MEGABYTE)
     try:
-        with pytest.raises(RefusedError, match=r"sandbox.mine has no room in the .* MB .*bash/sandbox.sh drop what nobody needs"):
-            sandbox.create("mine", "SELECT id, sha2(CAST(id AS string), 256) AS text FROM range(400000)", run)
-        assert is_empty(hive)
-        assert sandbox.create("mine", "SELECT 1 AS a", run) == 1
+        with pytest.raises(StatementError, match=r"the sandbox has no room for it: .*; drop what nobody needs"):
+            ana.run("CREATE TABLE sandbox.mine AS SELECT id, sha2(CAST(id AS string), 256) AS text FROM range(400000)")
+        # Nor files, which would take the room of others.
+        assert int(sandbox.files().content(settings().sandbox_path)["spaceConsumed"]) == 0
+        ana.run("CREATE TABLE sandbox.mine AS SELECT 1 AS a")
+        with pytest.raises(StatementError, match="already exists"):
+            ana.run("CREATE TABLE sandbox.mine AS SELECT 2 AS a")
+        taken = sandbox.files().content(settings().sandbox_path)["spaceConsumed"]
+        with pytest.raises(StatementError, match="the sandbox has no room for it"):
+            ana.run("CREATE OR REPLACE TABLE sandbox.mine AS SELECT id, sha2(CAST(id AS string), 256) AS text FROM range(400000)")
+        assert sandbox.files().content(settings().sandbox_path)["spaceConsumed"] == taken
+        assert ana.run("SELECT * FROM sandbox.mine") == [(1,)]
     finally:
-        set_quota(sandbox.folder(), settings().sandbox_quota_mb * MEGABYTE)
+        set_quota(settings().sandbox_path, settings().sandbox_quota_mb * MEGABYTE)
+
+
+def test_more_rows_than_an_answer_may_have_go_into_a_table(ana: Session) -> None:
+    rows = 4_000_000
+    with pytest.raises(StatementError, match="readers_result_mb"):
+        ana.run(f"SELECT id, id AS other, id AS third FROM range(0, {rows}, 1, 1)")
+    ana.run(f"CREATE TABLE sandbox.mine AS SELECT id, id AS other, id AS third FROM range(0, {rows}, 1, 1)")
+    assert ana.run("SELECT count(*) FROM sandbox.mine") == [(rows,)]
+
+
+def test_old_tables_and_what_killed_statements_left_are_removed(ana: Session) -> None:
+    for name, age in AGES.items():
+        ana.run(f"CREATE TABLE sandbox.ana.{name} AS SELECT 1 AS a")
+        make_older(f"{settings().sandbox_path}/ana/{name}", age)
+    # A day's change makes no table younger.
+    ana.run("INSERT INTO sandbox.ana.old VALUES (2)")
+    for name, age in (("killed", 1.1), ("going_on", 0.9)):
+        sandbox.files().write(f"{settings().sandbox_path}/{name}/data/part.parquet", b"PAR1")
+        make_older(f"{settings().sandbox_path}/{name}", age)
+    assert sandbox.expire(30) == ["ana.old"]
+    assert names() == ["ana.young"]
+    assert sorted(sandbox.files().list(settings().sandbox_path)) == ["ana", "going_on"]
+    assert sandbox.expire(30) == []
+    assert ana.run("SELECT * FROM sandbox.ana.young") == [(1,)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "step",
-    [
-        Step("etl.sandbox:_write", "after"),
-        Step("etl.sandbox:_upload", "after"),
-        Step("etl.sql_server:Session.run_file", "after", "sandbox/create.hql"),
-    ],
-    ids=["written", "uploaded", "registered"],
-)
-def test_killed_in_the_middle_it_is_whole_or_not_there_and_runs_again(step: Step, hive: Session, run: ops.Run) -> None:
-    killed_at(step, f"from etl import ops, sandbox\nwith ops.run('test') as run:\n    sandbox.create('mine', {ROWS!r}, run)")
-    if step.matching:
-        assert read("SELECT count(*) FROM sandbox.mine") == [(2,)]
-        sandbox.drop("mine", run)
-    assert core.existing(hive, "sandbox") == set()
-    assert sandbox.create("mine", ROWS, run) == 2
-    assert len(names_in(sandbox.folder())) == 1
-    assert read("SELECT count(*) FROM sandbox.mine") == [(2,)]
-
-
-def test_a_table_is_removed_when_it_is_old(hive: Session, run: ops.Run) -> None:
-    for name, age_days in (("old", 30.1), ("young", 29.9)):
-        sandbox.create(name, "SELECT 1 AS a", run)
-        made_at = dt.datetime.now(dt.UTC) - dt.timedelta(days=age_days)
-        hive.run(f"ALTER TABLE sandbox.{name} SET TBLPROPERTIES ('sandbox.created_at' = '{made_at:%Y-%m-%dT%H:%M:%SZ}')")
-    assert sandbox.expire(hive, run, 30) == ["old"]
-    assert core.existing(hive, "sandbox") == {"young"}
-    assert [name.split("-")[0] for name in names_in(sandbox.folder())] == ["young"]
+def test_a_statement_whose_client_is_killed_makes_the_whole_table_or_none(ana: Session) -> None:
+    statement = "CREATE TABLE sandbox.mine AS SELECT id, sha2(CAST(id AS string), 512) AS text FROM range(0, 1500000, 1, 3)"
+    began = time.monotonic()
+    ana.run(statement)
+    whole = time.monotonic() - began
+    ana.run("DROP TABLE sandbox.mine")
+    for part in (0.3, 0.6, 0.9):
+        process = subprocess.Popen([sys.executable, "-m", "etl.query", "query", statement], env=environment())
+        time.sleep(1 + part * whole)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        # The server goes on, or does not: either way there is never a part of the table.
+        for _ in range(10):
+            if names():
+                assert ana.run("SELECT count(*) FROM sandbox.mine") == [(1500000,)]
+            time.sleep(whole / 5)
+        ana.run("DROP TABLE IF EXISTS sandbox.mine")
