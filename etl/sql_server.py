@@ -33,6 +33,7 @@ _templates.filters["literal"] = lambda value: literal(value)
 ATTEMPTS = 3
 """How often a commit that other writers win is tried."""
 FETCHED_ROWS = 2000
+TOOK_TOO_LONG = "it ran longer than the server lets a statement run (readers_query_seconds)"
 CONFLICT_WORDS = ("CommitFailedException", "ValidationException", "conflicting", "CommitStateUnknown", "metadata refresh is required")
 
 
@@ -159,7 +160,7 @@ def _failure(cursor: hive.Cursor) -> str | None:
     if told.operationState == states.FINISHED_STATE:
         return None
     if told.operationState == states.TIMEDOUT_STATE:
-        return "it ran longer than the server lets a statement run (readers_query_seconds)"
+        return TOOK_TOO_LONG
     return _first_sentence_of(told.errorMessage or "somebody ended it on the server")
 
 
@@ -185,6 +186,8 @@ def first_sentence(error: BaseException) -> str:
 
 
 def _first_sentence_of(text: str) -> str:
+    if "found TIMEDOUT" in text:
+        return TOOK_TOO_LONG
     if "QuotaExceededException" in text:
         return "the sandbox has no room for it: all tables share sandbox_quota_mb and 10,000 files; drop what nobody needs, or ask for less"
     # What a task said is worth more than that its job was given up.
