@@ -216,7 +216,7 @@ def fences() -> list[str]:
     here = settings()
     asked = {"loopback": "nobody is asked, on this machine only", "ldap": f"LDAP ({here.readers_ldap_url})", "none": "NOBODY IS ASKED"}
     return [
-        f"readers' fences: {own_user}; HDFS user {here.hdfs_readers_user} may only read; "
+        f"readers' fences: {own_user}; HDFS user {here.hdfs_readers_user} may only read, and write below {here.sandbox_path}; "
         "metastore role may only SELECT; local files closed to SQL",
         f"readers' door: {asked[here.readers_authentication]}; {'TLS' if here.readers_tls_file else 'no TLS'}; a statement has "
         f"{here.readers_query_seconds} s, its tasks {here.readers_result_mb} MB each",
