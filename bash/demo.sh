@@ -7,7 +7,8 @@
 #   --realtime on the local stack: the main job where it has not run yet, then a stream CSV (the simulated one) through the API,
 #              and what became of it: ingested, scored, alerted, with how long each took
 # Stopped by Ctrl-C, it goes on where it was when it is run again.
-# Exit codes: 0 every step is done, 1 one failed (its own sentence stands above), 2 wrong usage, 3 refused, 6 a server does not answer, 130 interrupted.
+# Exit codes: 0 every step is done, 1 one failed (its own sentence stands above), 2 wrong usage, 3 refused,
+#             6 a server does not answer, 130 interrupted.
 source "$(dirname "$0")/lib.sh"
 if [ "${1:-}" = --compose ]; then
   shift

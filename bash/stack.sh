@@ -6,7 +6,7 @@
 #   status  state, pid, memory and address of each; exit code 1 when one is down
 #   logs    show a server's log
 #   reset   stop and remove all data (jars and the Python environment stay)
-# Exit codes: 0 done, 2 wrong usage, 3 refused (a port is taken, too little memory or room), 4 another bash/stack.sh is at work,
-#             6 a server did not start.
+# Exit codes: 0 done, 1 a server is down (status), 2 wrong usage, 3 refused (a port is taken, too little memory or room), 4 another bash/stack.sh is
+#             at work, 6 a server did not start.
 source "$(dirname "$0")/lib.sh"
 py etl.stack.control "$@"

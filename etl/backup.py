@@ -249,8 +249,8 @@ def locked(names: Sequence[str], run: ops.Run, wait_seconds: float) -> ExitStack
 def lock_names(tables: Sequence[str]) -> list[str]:
     """Return the names of the locks under which tables are written: of those that are declared, and of some more in Iceberg."""
     declared = list(declared_tables())
-    names = [*(f"raw.{name}" for name in declared), *(f"core.{name}" for name in declared), "feature.transactions", "mart.predictions"]
-    names += [events.TABLE]
+    names = [*(f"raw.{name}" for name in declared), *(f"core.{name}" for name in declared), "feature.transactions"]
+    names += ["mart.predictions", events.TABLE]
     names += [core.lock_name(*table.split(".")) for table in tables if table.split(".")[0] in DATABASES]
     return list(dict.fromkeys(names))
 
