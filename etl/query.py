@@ -78,7 +78,8 @@ def show(columns: list[str], rows: Iterable[Row], form: str, limit: int | None) 
         table = Table(*columns)
         for row in shown:
             table.add_row(*("" if value is None else str(value) for value in row))
-        console().print(table)
+        # Spark gives what answers nothing, such as CREATE TABLE, one column without a row.
+        console().print("done" if columns == ["Result"] and not table.row_count else table)
     if limit is not None and next(rows, None) is not None:
         sys.stdout.flush()
         print(f"cut after {limit:,} rows; --limit N shows more, --format csv or json gives all", file=sys.stderr)

@@ -48,6 +48,13 @@ def test_an_answer_that_is_whole_says_nothing_of_a_cut(limit: int | None, capsys
     assert printed.err == ""
 
 
+def test_a_command_that_answers_nothing_is_told_to_be_done(capsys: pytest.CaptureFixture[str]) -> None:
+    query.show(["Result"], [], "table", 1000)
+    assert capsys.readouterr().out == "done\n"
+    query.show(["a"], [], "table", 1000)
+    assert "a" in capsys.readouterr().out
+
+
 def test_a_join_with_equal_names_loses_no_column_in_json_and_csv(capsys: pytest.CaptureFixture[str]) -> None:
     columns, row = ["id", "id_2", "id", "amount", "id"], (1, 2, 3, 4, 5)
     query.show(columns, [row], "json", None)

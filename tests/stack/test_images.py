@@ -232,6 +232,13 @@ def test_the_readers_metastore_and_sql_server_answer_and_write_nothing(
         session = "from etl.sql_server import session\nwith session('readers') as s: print(s.run({!r}))"
         assert ran(tool, "exec", readers, "python", "-c", session.format("SHOW DATABASES")).strip() == str(expected)
         ran(tool, "exec", readers, "python", "-c", session.format("CREATE DATABASE ours"), expect=1)
+        own_table = {
+            "CREATE TABLE sandbox.image AS SELECT 7 AS a": "[]",
+            "SELECT * FROM sandbox.image": "[(7,)]",
+            "DROP TABLE sandbox.image": "[]",
+        }
+        for statement, answer in own_table.items():
+            assert ran(tool, "exec", readers, "python", "-c", session.format(statement)).strip() == answer
     assert hive.run("SHOW DATABASES") == expected
 
 
