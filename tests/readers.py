@@ -21,6 +21,8 @@ from etl.stack import serve
 PORT = 10077
 """Before the offset is added; no server of a stack has one that ends so."""
 STARTING_SECONDS = 180
+ENDLESS = "SELECT count(*) FROM range(100000000) AS a CROSS JOIN range(20000) AS b WHERE a.id * b.id % 7 = 3"
+"""Takes hours, and all of them before there is a row."""
 SERVE = (sys.executable, "-m", "etl.stack.serve")
 
 

@@ -6,7 +6,6 @@ A full load and the features of all rows run in turn alone and beside readers wh
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import subprocess
 import sys
@@ -16,13 +15,13 @@ from contextlib import contextmanager
 
 from etl.errors import WarehouseError
 from etl.log import run_main
-from etl.settings import ROOT, settings
+from etl.settings import settings
 from tests.bench.__main__ import Bench, alternate, ratios, report, verb
+from tests.readers import ENDLESS, environment
 
 ROUNDS, READERS = 5, 2
 BOUND = 1.2
 """How many times as long a load may take."""
-ENDLESS = "SELECT count(*) FROM range(100000000) AS a CROSS JOIN range(20000) AS b WHERE a.id * b.id % 7 = 3"
 PLANNED_SECONDS = 8
 """After these every reader's join computes."""
 
@@ -32,7 +31,7 @@ def heavy_readers() -> Iterator[None]:
     """Let readers ask for what takes hours, each in a session of the operating system as if somebody had logged in."""
     readers = [
         subprocess.Popen(
-            [sys.executable, "-m", "etl.query", "query", ENDLESS], env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True,
+            [sys.executable, "-m", "etl.query", "query", ENDLESS], env=environment(), start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             # Whoever runs this in the background has interrupts ignored.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),

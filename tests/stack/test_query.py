@@ -16,21 +16,17 @@ import psutil
 import pytest
 
 from etl import sql_server
-from etl.settings import ROOT
 from etl.sql_server import StatementError
 from etl.stack import supervision
+from tests.readers import ENDLESS, environment
 
 QUERY = (sys.executable, "-m", "etl.query", "query")
 # What would take hours: the first is computed before there is a row, the second while rows are fetched.
 LONG = {
-    "computing": "SELECT count(*) FROM range(100000000) AS a CROSS JOIN range(20000) AS b WHERE a.id * b.id % 7 = 3",
+    "computing": ENDLESS,
     "fetching": "SELECT a.id FROM range(100000000) AS a CROSS JOIN range(20000) AS b WHERE a.id * b.id % 7 = 30",
 }
 MEGABYTE = 2**20
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 def task_seconds() -> dict[int, float]:

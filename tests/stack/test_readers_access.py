@@ -18,11 +18,10 @@ from etl.settings import ROOT, settings
 from etl.sql_server import StatementError
 from etl.stack import jars, machine
 from tests.ldap import USER_DN, ldap_server
-from tests.readers import environment, given, started
+from tests.readers import ENDLESS, environment, given, started
 
 pytestmark = pytest.mark.slow
 
-FOR_EVER = "SELECT count(*) FROM range(100000000) AS a CROSS JOIN range(20000) AS b WHERE a.id * b.id % 7 = 3"
 FOR_EVER_IN_ROWS = "SELECT a.id FROM range(100000000) AS a CROSS JOIN range(20000) AS b WHERE a.id * b.id % 7 = 30"
 # Forty parts of about a second, each fetched by a job of its own.
 FOR_EVER_IN_PARTS = "SELECT id FROM range(0, 40000000, 1, 40) WHERE sha2(cast(id AS string), 512) = 'x'"
@@ -120,7 +119,7 @@ def test_another_servers_certificate_is_not_trusted(monkeypatch: pytest.MonkeyPa
 
 def test_a_statement_that_would_run_for_ever_is_ended_and_says_why() -> None:
     # All but the first one work while rows are fetched, where Spark's own time limit does not reach.
-    for statement in (FOR_EVER, FOR_EVER_IN_ROWS, FOR_EVER_IN_PARTS):
+    for statement in (ENDLESS, FOR_EVER_IN_ROWS, FOR_EVER_IN_PARTS):
         for lifted in ({}, {"spark.sql.thriftServer.queryTimeout": "0s"}):
             with sql_server.session("readers", configuration=lifted) as readers, pytest.raises(
                 StatementError, match=r"ran longer than 5 s \(readers_query_seconds\); ask for less"

@@ -1,3 +1,5 @@
+-- A materialization of dbt: text outside of its blocks is no part of any statement.
+-- Usage:  bash/marts.sh
 {#
   Materialization `by_day`: a table of which a run replaces the days whose rows have changed, in one commit.
 
@@ -11,8 +13,6 @@
   costs a reader some milliseconds, so small marts have files of a month (`files`, by default) and the months of those days are replaced.
 
   Columns, types and comments come from the model's YAML, which is the one place where they stand.
-
-  Usage:  bash/marts.sh   (every model is built by it)
 #}
 {% materialization by_day, adapter='spark' %}
   {%- set day = config.get('day', default='transacted_on') -%}

@@ -1,4 +1,5 @@
-{# Usage:  bash/marts.sh   (the models call these) #}
+-- What the models call.
+-- Usage:  bash/marts.sh
 
 {# 'Now': the setting as_of, by default the newest transaction; bash/marts.sh says it (an environment variable: a dbt var would parse all anew). #}
 {% macro as_of() -%}

@@ -1,4 +1,5 @@
-{# Usage:  bash/quality.sh check   (the YAML of hive/mart/models names these) #}
+-- Checks that the YAML of hive/mart/models names.
+-- Usage:  bash/quality.sh check
 
 {# Checks of data beyond those of dbt. Each gives the rows that are wrong; none is well. #}
 
