@@ -53,7 +53,7 @@ def ensure() -> None:
         with progress("jars"):
             fetch(folder)
     if not readers_guard().is_dir():
-        _compile("readers_guard.scala", [PYSPARK_JARS / "*", folder / "spark" / "*"], readers_guard())
+        _compile("readers", [PYSPARK_JARS / "*", folder / "spark" / "*"], readers_guard())
     unpacked = folder / "metastore" / "unpacked"
     if not unpacked.is_dir():
         verify(folder)
@@ -67,7 +67,7 @@ def ensure() -> None:
         # The folder appears whole or not at all, so a killed set-up is simply run again.
         partial.rename(unpacked)
     if not metastore_main().is_dir():
-        _compile("metastore_main.scala", metastore_class_path(), metastore_main())
+        _compile("metastore", metastore_class_path(), metastore_main())
 
 
 def fetch(folder: Path, declaration: Path = HERE / "ivy.xml", sums: Path = SUMS) -> None:
@@ -104,19 +104,24 @@ def verify(folder: Path, sums: Path = SUMS) -> None:
 
 def readers_guard() -> Path:
     """Folder of the readers server's limits, compiled: the name has the sum of their source and Spark's version."""
-    return settings().jars_dir / "readers" / _compiled("guard", "readers_guard.scala", next(PYSPARK_JARS.glob("spark-core_*.jar")).name)
+    return settings().jars_dir / "readers" / _compiled("guard", "readers", next(PYSPARK_JARS.glob("spark-core_*.jar")).name)
 
 
 def metastore_main() -> Path:
     """Folder of the program that starts a Hive Metastore, compiled; as `readers_guard`."""
-    return settings().jars_dir / "metastore" / _compiled("main", "metastore_main.scala", metastore_home().name)
+    return settings().jars_dir / "metastore" / _compiled("main", "metastore", metastore_home().name)
 
 
-def _compiled(name: str, source: str, version: str) -> str:
-    return f"{name}-{hashlib.sha256((HERE / source).read_bytes() + version.encode()).hexdigest()[:12]}"
+def _sources(program: str) -> list[Path]:
+    return sorted((HERE / "scala" / program).glob("*.scala"))
 
 
-def _compile(source: str, class_path: list[Path], target: Path) -> None:
+def _compiled(name: str, program: str, version: str) -> str:
+    content = b"".join(source.read_bytes() for source in _sources(program))
+    return f"{name}-{hashlib.sha256(content + version.encode()).hexdigest()[:12]}"
+
+
+def _compile(program: str, class_path: list[Path], target: Path) -> None:
     partial = target.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -125,12 +130,12 @@ def _compile(source: str, class_path: list[Path], target: Path) -> None:
     ran = subprocess.run(
         [
             machine.java_home() / "bin" / "java", "-Xss4m", "-cp", compiler, "scala.tools.nsc.Main",
-            "-cp", os.pathsep.join(map(str, class_path)), "-d", partial, HERE / source,
+            "-cp", os.pathsep.join(map(str, class_path)), "-d", partial, *_sources(program),
         ],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if ran.returncode:
-        raise RefusedError(f"{source} could not be compiled: {(ran.stdout + ran.stderr).strip()[-500:]}")
+        raise RefusedError(f"etl/stack/scala/{program} could not be compiled: {(ran.stdout + ran.stderr).strip()[-500:]}")
     partial.rename(target)
 
 

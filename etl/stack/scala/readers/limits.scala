@@ -1,37 +1,28 @@
-// Limits of the readers server that no session can lift: how long a statement works, how many bytes a task's rows have, how many of them
-// a join without a condition of equality holds, and what is refused; and the one place where analysts write.
-// Spark's own do not hold there: rows are fetched part by part (spark.sql.thriftServer.incrementalCollect), and what runs while they are
-// fetched is outside of spark.sql.thriftServer.queryTimeout; a task holds all of its rows before spark.driver.maxResultSize looks at them.
+// Limits of the readers server that no session can lift: how long a statement runs, how many bytes a task's rows have, and how many of them
+// a join without a condition of equality holds.
+// Spark's own limits do not apply there: rows are fetched part by part (spark.sql.thriftServer.incrementalCollect), and what runs while they
+// are fetched is outside of spark.sql.thriftServer.queryTimeout; a task holds all of its rows before spark.driver.maxResultSize looks at them.
 // Compiled by etl/stack/jars.py.
 package org.apache.spark.sql.warehouse
 
 import java.util.concurrent.{Executors, ScheduledFuture, ThreadFactory, TimeUnit}
 
 import scala.collection.mutable
-import scala.jdk.CollectionConverters._
 
-import org.apache.iceberg.io.{SupportsBulkOperations, SupportsPrefixOperations}
-import org.apache.iceberg.spark.SparkCatalog
-import org.apache.iceberg.spark.source.StagedSparkTable
 import org.apache.spark.{SparkConf, SparkContext}
 import org.apache.spark.rdd.RDD
 import org.apache.spark.scheduler.{SparkListener, SparkListenerJobEnd, SparkListenerJobStart}
 import org.apache.spark.sql.SparkSessionExtensions
 import org.apache.spark.sql.catalyst.InternalRow
-import org.apache.spark.sql.catalyst.expressions.{Attribute, CallMethodViaReflection, SortOrder, UnsafeRow}
-import org.apache.spark.sql.catalyst.plans.logical.{CacheTable, CacheTableAsSelect}
+import org.apache.spark.sql.catalyst.expressions.{Attribute, SortOrder, UnsafeRow}
 import org.apache.spark.sql.catalyst.plans.physical.Partitioning
 import org.apache.spark.sql.catalyst.rules.Rule
-import org.apache.spark.sql.connector.catalog.{Column, Identifier, StagedTable, SupportsWrite, TableCapability, TableInfo}
-import org.apache.spark.sql.connector.expressions.Transform
-import org.apache.spark.sql.connector.write.{LogicalWriteInfo, WriteBuilder}
 import org.apache.spark.sql.execution.{ColumnarRule, CommandResultExec, LocalTableScanExec, SparkPlan, UnaryExecNode}
 import org.apache.spark.sql.execution.adaptive.BroadcastQueryStageExec
 import org.apache.spark.sql.execution.command.ExecutedCommandExec
 import org.apache.spark.sql.execution.datasources.v2.V2CommandExec
 import org.apache.spark.sql.execution.exchange.Exchange
 import org.apache.spark.sql.execution.joins.CartesianProductExec
-import org.apache.spark.sql.types.StructType
 
 /** Ends each statement whose jobs run longer than `spark.warehouse.readers.seconds` in all; 0: never. */
 class TimeLimit(conf: SparkConf) extends SparkListener {
@@ -91,21 +82,6 @@ object TimeLimit {
   val known = 1000
 }
 
-/** Refuses what reaches beyond the statement: Java's methods, and what stays in the memory that all sessions share. */
-class Refusals extends (SparkSessionExtensions => Unit) {
-  override def apply(extensions: SparkSessionExtensions): Unit = extensions.injectCheckRule { _ => plan =>
-    plan.foreach {
-      case _: CacheTable | _: CacheTableAsSelect => refuse("CACHE TABLE", "it takes the memory of all; use a sandbox table")
-      case one => one.expressions.foreach(_.foreach {
-        case _: CallMethodViaReflection => refuse("java_method and reflect", "they reach Java")
-        case _ =>
-      })
-    }
-  }
-
-  private def refuse(what: String, why: String): Nothing = throw new UnsupportedOperationException(s"the readers server takes no $what: $why")
-}
-
 /** Puts a limit on the rows of every statement, `spark.warehouse.readers.bytes` for each task, and on those of a join of all with all. */
 class ResultLimit extends (SparkSessionExtensions => Unit) {
   override def apply(extensions: SparkSessionExtensions): Unit = extensions.injectColumnar { session =>
@@ -155,47 +131,6 @@ case class BoundedExec(bytes: Long, problem: String, advice: String, child: Spar
         }
         row
       }
-    }
-  }
-}
-
-/** The catalog of the tables that analysts make. One that a statement gives up (no room, no time) leaves none of its files, which would take room. */
-class Sandbox extends SparkCatalog {
-  override def stageCreate(name: Identifier, info: TableInfo): StagedTable = cleared(super.stageCreate(name, info))
-  override def stageReplace(name: Identifier, info: TableInfo): StagedTable = cleared(super.stageReplace(name, info))
-  override def stageCreateOrReplace(name: Identifier, info: TableInfo): StagedTable = cleared(super.stageCreateOrReplace(name, info))
-
-  private def cleared(staged: StagedTable): StagedTable = staged match {
-    case made: StagedSparkTable => new ClearedTable(made)
-    case other => other
-  }
-}
-
-/** A table that is being made: Iceberg (1.12) does nothing where it is given up. */
-class ClearedTable(made: StagedSparkTable) extends StagedTable with SupportsWrite {
-  private val queries = mutable.Set[String]()
-
-  override def name: String = made.name
-  override def schema: StructType = made.schema
-  override def columns: Array[Column] = made.columns
-  override def partitioning: Array[Transform] = made.partitioning
-  override def properties: java.util.Map[String, String] = made.properties
-  override def capabilities: java.util.Set[TableCapability] = made.capabilities
-  override def commitStagedChanges(): Unit = made.commitStagedChanges()
-
-  override def newWriteBuilder(info: LogicalWriteInfo): WriteBuilder = {
-    queries += info.queryId
-    made.newWriteBuilder(info)
-  }
-
-  override def abortStagedChanges(): Unit = {
-    made.abortStagedChanges()
-    // By their names only its own: somebody else may have made the table meanwhile.
-    made.table.io match {
-      case files: SupportsPrefixOperations with SupportsBulkOperations =>
-        val own = files.listPrefix(made.table.location).asScala.map(_.location).filter(path => queries.exists(path.contains(_))).toList
-        files.deleteFiles(own.asJava)
-      case _ =>
     }
   }
 }
