@@ -22,6 +22,10 @@ from etl.stack import jars, machine, postgres
 
 Reader = Literal["loads", "readers"]
 
+DATABASES = ("raw", "core", "feature", "mart", "ops")
+PERSONAL_TABLES = ("core.customers_personal", "raw.customers")
+"""Tables with names and e-mail addresses: closed to everybody but the loads."""
+
 LOG4J = """\
 rootLogger.level = {level}
 rootLogger.appenderRef.console.ref = console
@@ -443,7 +447,7 @@ def spark_defaults(reader: Reader) -> dict[str, object]:
         # A metastore client of its own: the HiveServer2 layer closes the one that it finds on a session's thread, and with the
         # built-in jars that would be the one of all sessions. Some twenty at a time then hang each other for ever.
         "spark.sql.hive.metastore.jars": "path",
-        "spark.sql.hive.metastore.jars.path": f"file://{jars.PYSPARK_JARS}/*.jar",
+        "spark.sql.hive.metastore.jars.path": f"file://{(jars.SPARK_HOME if reader == 'loads' else jars.readers_home()) / 'jars'}/*.jar",
         "spark.sql.warehouse.dir": f"{here.hdfs_uri}{here.warehouse_path}",
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.shuffle.partitions": 4,
@@ -496,11 +500,16 @@ def spark_defaults(reader: Reader) -> dict[str, object]:
             "spark.sql.thriftServer.incrementalCollect": "true",
             # `SELECT * FROM text.`/etc/passwd`` and its like are refused by SQL already.
             "spark.sql.runSQLOnFiles": "false",
+            # ${env:...} and ${system:...} stay as they are.
+            "spark.sql.variable.substitute": "false",
+            "spark.warehouse.readers.databases": ",".join(DATABASES),
+            "spark.warehouse.readers.closed": ",".join(PERSONAL_TABLES),
             "spark.sql.extensions": ",".join(
                 (
                     str(properties["spark.sql.extensions"]),
                     "org.apache.spark.sql.warehouse.ResultLimit",
-                    "org.apache.spark.sql.warehouse.Refusals",
+                    # Last: its parser is the outermost.
+                    "org.apache.spark.sql.warehouse.Allowed",
                 )
             ),
             "spark.extraListeners": "org.apache.spark.sql.warehouse.TimeLimit",
@@ -544,8 +553,8 @@ def readers_policy() -> str:
         ports |= {ldap.port or (636 if ldap.scheme == "ldaps" else 389)}
     return jinja2.Template(template, undefined=jinja2.StrictUndefined).render(
         keystore=readers_keystore() if here.readers_tls_file else None,
-        openers=[jar for name in KEYSTORE_OPENERS for jar in jars.PYSPARK_JARS.glob(f"{name}[_-]*.jar")],
-        program=[jars.SPARK_HOME, here.jars_dir / "spark", jars.readers_guard(), folder("readers")],
+        openers=[jar for name in KEYSTORE_OPENERS for jar in (jars.readers_home() / "jars").glob(f"{name}[_-]*.jar")],
+        program=[jars.SPARK_HOME, jars.readers_home(), here.jars_dir / "spark", jars.readers_guard(), folder("readers")],
         scratch=here.data_dir / "tmp" / "readers",
         hosts=sorted(hosts),
         ports=sorted(ports),

@@ -32,6 +32,13 @@ def _spark_home() -> Path:
 
 SPARK_HOME = _spark_home()
 PYSPARK_JARS = SPARK_HOME / "jars"
+NOT_FOR_READERS = (
+    # Embedded databases, and what opens a database.
+    "derby*", "leveldbjni*", "rocksdbjni*", "datanucleus*", "HikariCP*", "commons-dbcp*", "hive-jdbc*",
+    # Ways to other servers and to other code.
+    "hive-beeline*", "kubernetes-*", "spark-kubernetes*", "spark-connect*",
+)  # fmt: skip
+"""Jars of PySpark that are not on the readers server's class path: SQL must not find them, should it ever get to load a class."""
 
 
 def listed(sums: Path = SUMS) -> dict[str, str]:
@@ -54,6 +61,8 @@ def ensure() -> None:
             fetch(folder)
     if not readers_guard().is_dir():
         _compile("readers", [PYSPARK_JARS / "*", folder / "spark" / "*"], readers_guard())
+    if not readers_home().is_dir():
+        _link_readers_home(readers_home())
     unpacked = folder / "metastore" / "unpacked"
     if not unpacked.is_dir():
         verify(folder)
@@ -105,6 +114,23 @@ def verify(folder: Path, sums: Path = SUMS) -> None:
 def readers_guard() -> Path:
     """Folder of the readers server's limits, compiled: the name has the sum of their source and Spark's version."""
     return settings().jars_dir / "readers" / _compiled("guard", "readers", next(PYSPARK_JARS.glob("spark-core_*.jar")).name)
+
+
+def readers_home() -> Path:
+    """SPARK_HOME of the readers server: links to PySpark's programs and to the jars that the server needs."""
+    chosen = f"{SPARK_HOME} {NOT_FOR_READERS} {next(PYSPARK_JARS.glob('spark-core_*.jar')).name}"
+    return settings().jars_dir / "readers" / f"spark-{hashlib.sha256(chosen.encode()).hexdigest()[:12]}"
+
+
+def _link_readers_home(target: Path) -> None:
+    partial = target.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "jars").mkdir(parents=True)
+    (partial / "bin").symlink_to(SPARK_HOME / "bin")
+    for jar in PYSPARK_JARS.glob("*.jar"):
+        if not any(jar.match(name) for name in NOT_FOR_READERS):
+            (partial / "jars" / jar.name).symlink_to(jar)
+    partial.rename(target)
 
 
 def metastore_main() -> Path:

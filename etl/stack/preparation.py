@@ -17,7 +17,6 @@ from etl.settings import ROOT, settings
 from etl.stack import configuration, jars, machine, postgres
 from etl.stack.servers import hadoop_java, heartbeat, kafka_java, metastore_environment, metastore_java
 
-DATABASES = ("raw", "core", "feature", "mart", "ops")
 SANDBOX_FILES = 10_000
 """Files and folders that the sandbox may have, by HDFS's quota."""
 
@@ -137,11 +136,9 @@ def _make_hdfs_folders() -> None:
         ("/tmp/hive-readers", here.hdfs_readers_user, "700"),  # noqa: S108
         (f"/user/{here.hdfs_user}", here.hdfs_user, "755"),
         (here.warehouse_path, here.hdfs_user, "755"),
-        *((f"{here.warehouse_path}/{database}", here.hdfs_user, "755") for database in DATABASES),
+        *((f"{here.warehouse_path}/{database}", here.hdfs_user, "755") for database in configuration.DATABASES),
         (here.sandbox_path, here.hdfs_readers_user, "755"),
-        # Personal data: closed to everybody but the loads.
-        (f"{here.warehouse_path}/core/customers_personal", here.hdfs_user, "700"),
-        (f"{here.warehouse_path}/raw/customers", here.hdfs_user, "700"),
+        *((f"{here.warehouse_path}/{table.replace('.', '/')}", here.hdfs_user, "700") for table in configuration.PERSONAL_TABLES),
     ):
         if client.status(path, strict=False) is None:
             client.makedirs(path)
@@ -172,7 +169,7 @@ def _make_hive_databases() -> None:
 
     with session() as opened:
         existing = {row[0] for row in opened.run("SHOW DATABASES")}
-        for database in DATABASES:
+        for database in configuration.DATABASES:
             if database not in existing:
                 opened.run(
                     f"CREATE DATABASE IF NOT EXISTS {database} LOCATION '{settings().hdfs_uri}{settings().warehouse_path}/{database}'"

@@ -144,7 +144,7 @@ def spark_environment(reader: configuration.Reader) -> dict[str, str]:
     conf = str(configuration.folder(reader))
     environment = {
         "JAVA_HOME": str(machine.java_home()),
-        "SPARK_HOME": str(jars.SPARK_HOME),
+        "SPARK_HOME": str(jars.SPARK_HOME if reader == "loads" else jars.readers_home()),
         "SPARK_CONF_DIR": conf,
         "HADOOP_CONF_DIR": conf,
         "HADOOP_USER_NAME": settings().hdfs_user if reader == "loads" else settings().hdfs_readers_user,
@@ -188,7 +188,8 @@ def _sql_server(reader: configuration.Reader) -> Server:
             str(jars.SPARK_HOME / "bin" / "spark-submit"),
             "--master", "local[*]",
             "--properties-file", str(configuration.folder(reader) / "spark-defaults.conf"),
-            "--class", "org.apache.spark.sql.hive.thriftserver.HiveThriftServer2", "spark-internal",
+            "--class", f"org.apache.spark.sql.hive.thriftserver.{'HiveThriftServer2' if reader == 'loads' else 'ReadersServer'}",
+            "spark-internal",
         ],
         ports=ports,
         is_ready=_sql_ready(reader),
