@@ -36,6 +36,27 @@ appender.console.layout.type = PatternLayout
 appender.console.layout.pattern = %d{{ISO8601}} %p %c{{1}}: %m%n
 """
 
+AUDIT_LOG4J = """\
+logger.audit.name = org.apache.hadoop.hdfs.server.namenode.FSNamesystem.audit
+logger.audit.level = info
+logger.audit.additivity = false
+logger.audit.appenderRef.audit.ref = audit
+appender.audit.type = RollingFile
+appender.audit.name = audit
+appender.audit.fileName = {path}
+appender.audit.filePattern = {path}.%i
+appender.audit.filePermissions = rw-------
+# The DataNode has the same configuration, and nothing to write.
+appender.audit.createOnDemand = true
+appender.audit.layout.type = PatternLayout
+appender.audit.layout.pattern = %d{{ISO8601}} %m%n
+appender.audit.policies.type = SizeBasedTriggeringPolicy
+appender.audit.policies.size = 16MB
+appender.audit.strategy.type = DefaultRolloverStrategy
+appender.audit.strategy.max = 4
+"""
+"""Who asked HDFS for what: 80 MB at most."""
+
 SQL_LOG4J = LOG4J.format(level="warn") + "".join(
     f"logger.{name}.name = {of}\nlogger.{name}.level = {level}\n"
     for name, of, level in (
@@ -69,6 +90,11 @@ READERS_HDFS_SITE: dict[str, object] = {"dfs.blocksize": SANDBOX_BLOCK_BYTES}
 def folder(server: str) -> Path:
     """Configuration folder of a server."""
     return settings().data_dir / "conf" / server
+
+
+def hdfs_audit_log() -> Path:
+    """Return the newest file of the NameNode's audit log; older ones end in .1 (the oldest) and so on."""
+    return settings().data_dir / "logs" / "hdfs_audit.log"
 
 
 def xml(properties: dict[str, object]) -> str:
@@ -566,6 +592,7 @@ def write_server(name: str) -> None:
     match name:
         case "namenode" | "datanode":
             _write_hadoop("hadoop")
+            write(folder("hadoop") / "log4j2.properties", LOG4J.format(level="warn") + AUDIT_LOG4J.format(path=hdfs_audit_log()))
         case "resourcemanager" | "nodemanager":
             _write_hadoop("yarn")
             write(folder("yarn") / "yarn-site.xml", xml(yarn_site()))
