@@ -20,13 +20,17 @@ from etl.stack import jars, machine
 # Kinds of states and edges in ANTLR's serialized ATN (version 4).
 INVALID, BLOCKS, RULE_STOP, BLOCK_END, LOOP_END = 0, (3, 4, 5), 7, 8, 12
 RULE, ATOM, SET, WILDCARD = 3, 5, 7, 9
-DEEP = 22
+ANY = "<ANY>"
+DEEP = 17
 """Rules inside each other; from there on the shortest way to the end is taken."""
 
 
 @dataclass(frozen=True)
 class Edge:
-    """A step from state to state: past nothing, a token (one of `tokens`), any token (`*`), or a rule."""
+    """A step from state to state: past nothing, a token (one of `tokens`), or a rule.
+
+    Tokens are written as in SQL; of those that have many forms there is the kind, as in `<INTEGER_VALUE>`.
+    """
 
     target: int
     tokens: tuple[str, ...] = ()
@@ -103,7 +107,7 @@ def spark_grammar() -> Grammar:
         numbers = json.loads(jvm.java.util.Arrays.toString(serializer.getSerialized(parser._ATN).toArray()))
         words = parser.VOCABULARY
         tokens = [
-            (words.getLiteralName(kind) or "").strip("'") or str(words.getSymbolicName(kind))
+            (words.getLiteralName(kind) or "").strip("'") or f"<{words.getSymbolicName(kind)}>"
             for kind in range(parser._ATN.maxTokenType + 1)
         ]
         return _decoded(numbers, list(parser.ruleNames), tokens)
@@ -152,16 +156,16 @@ def _decoded(numbers: list[int], rules: list[str], tokens: list[str]) -> Grammar
         elif kind == SET:
             edge = Edge(target, sets[first])
         else:
-            edge = Edge(target, ("*",) if kind == WILDCARD else ())
+            edge = Edge(target, (ANY,) if kind == WILDCARD else ())
         edges[source].append(edge)
     return Grammar(starts, stops, kinds, edges)
 
 
 SYMBOLS = {
-    "EQ": "=", "LTE": "<=", "GTE": ">=", "RLIKE": "RLIKE", "TEMPORARY": "TEMPORARY", "INTEGER_VALUE": "3", "EXPONENT_VALUE": "1E3",
-    "DECIMAL_VALUE": "2.5", "FLOAT_LITERAL": "1.5F", "DOUBLE_LITERAL": "2.5D", "BIGINT_LITERAL": "7L", "SMALLINT_LITERAL": "7S",
-    "TINYINT_LITERAL": "7Y", "BIGDECIMAL_LITERAL": "1.5BD", "IDENTIFIER": "id", "BACKQUOTED_IDENTIFIER": "`id`",
-    "DOUBLEQUOTED_STRING": '"text"', "STRING_LITERAL": "'text'", "EOF": "",
+    "<EQ>": "=", "<LTE>": "<=", "<GTE>": ">=", "<RLIKE>": "RLIKE", "<INTEGER_VALUE>": "3", "<EXPONENT_VALUE>": "1E3",
+    "<DECIMAL_VALUE>": "2.5", "<FLOAT_LITERAL>": "1.5F", "<DOUBLE_LITERAL>": "2.5D", "<BIGINT_LITERAL>": "7L", "<SMALLINT_LITERAL>": "7S",
+    "<TINYINT_LITERAL>": "7Y", "<BIGDECIMAL_LITERAL>": "1.5BD", "<IDENTIFIER>": "id", "<BACKQUOTED_IDENTIFIER>": "`id`",
+    "<DOUBLEQUOTED_STRING>": '"text"', "<STRING_LITERAL>": "'text'", "<EOF>": "", "<TEMPORARY>": "TEMPORARY",
 }  # fmt: skip
 
 COLUMNS = {"id": "bigint", "amount": "decimal(10,2)", "name": "string", "day": "date", "at": "timestamp", "flag": "boolean",
@@ -252,7 +256,7 @@ LITERALS: dict[str, tuple[str, ...]] = {
     "str": ("'a'", "'b%'", "''", "'x y'", "r'\\d'", "'ü'", "NULL"),
     "date": ("DATE '2026-01-02'", "current_date", "DATE '2025-12-31'"),
     "time": ("TIMESTAMP '2026-01-02 03:04:05'", "current_timestamp", "now()"),
-    "bool": ("true", "false", "NULL"),
+    "bool": ("true", "false"),
     "list": ("array(1, 2)", "array(3)"),
     "one": ("1", "2", "3"), "zero": ("256", "0"), "year": ("2026", "2025"), "half": ("0.5",), "pattern": ("'yyyy'", "'MM-dd'"),
     "unit": ("'MONTH'", "'YEAR'", "'WEEK'"), "zone": ("'UTC'", "'Europe/Berlin'"), "weekday": ("'MON'", "'SUN'"),
@@ -267,14 +271,21 @@ WEIGHTS = {
     ("relationPrimary", "identifierReference"): 6, ("relationPrimary", "streamRelationPrimary"): 0.1, ("relationPrimary", "functionTable"): 2,
     ("queryPrimary", "querySpecification"): 8, ("querySpecification", "selectClause"): 30, ("querySpecification", "fromClause"): 12,
     ("querySpecification", "aggregationClause"): 1.5, ("querySpecification", "whereClause"): 3, ("querySpecification", "havingClause"): 0.3,
-    ("querySpecification", "windowClause"): 0.3, ("fromStatementBody", "selectClause"): 20, ("fromClause", "pivotClause"): 0.2,
-    ("fromClause", "unpivotClause"): 0.2, ("relation", "LATERAL"): 0.1, ("joinRelation", "LATERAL"): 0.1, ("joinRelation", "joinCriteria"): 9,
-    ("relationExtension", "joinRelation"): 12, ("relationPrimary", "optionsClause"): 0.1, ("relationPrimary", "watermarkClause"): 0.1,
+    ("querySpecification", "windowClause"): 0.3, ("fromStatementBody", "selectClause"): 20, ("fromClause", "pivotClause"): 0.05,
+    ("fromClause", "unpivotClause"): 0.05, ("relation", "LATERAL"): 0.03, ("joinRelation", "LATERAL"): 0.03, ("joinRelation", "joinCriteria"): 9,
+    ("relationExtension", "joinRelation"): 30, ("relationPrimary", "optionsClause"): 0.1, ("relationPrimary", "watermarkClause"): 0.1,
     ("relationPrimary", "sample"): 0.3, ("relationPrimary", "temporalClause"): 0.5, ("dmlStatementNoWith", "fromClause"): 0.3,
     ("statement", "ctes"): 0.3, ("insertInto", "optionsClause"): 0.1, ("insertInto", "partitionSpec"): 0.1,
     ("createTableClauses", "OPTIONS"): 0.3, ("query", "ctes"): 0.5, ("constant", "?"): 0.1, ("constant", "namedParameterMarker"): 0.1,
     ("functionTableArgument", "functionTableReferenceArgument"): 0.1, ("functionArgument", "namedArgumentExpression"): 0.1,
-    ("statement", "partitionSpec"): 0.2, ("namedQuery", "MAX"): 0.1, ("ctes", "RECURSIVE"): 0.2, ("queryTerm", "|>"): 0.7,
+    ("singleStringLit", "parameterMarker"): 0.03, ("integerValue", "parameterMarker"): 0.05, ("selectClause", "hint"): 0.1,
+    ("dmlStatementNoWith", "matchedClause"): 4, ("dmlStatementNoWith", "notMatchedClause"): 3, ("operatorPipeRightSide", "queryOrganization"): 0.1,
+    ("fromClause", "lateralView"): 0.3, ("querySpecification", "lateralView"): 0.4, ("operatorPipeRightSide", "AGGREGATE"): 0.3,
+    ("operatorPipeRightSide", "pivotClause"): 0.3, ("operatorPipeRightSide", "unpivotClause"): 0.3, ("relationPrimary", "inlineTable"): 0.3,
+    ("relation", "relationExtension"): 1, ("relationPrimary", "("): 0.5, ("querySpecification", "transformClause"): 0.3,
+    ("groupByClause", "groupingAnalytics"): 0.3, ("primaryExpression", "*"): 0.1, ("primaryExpression", "qualifiedName"): 0.1,
+    ("queryPrimary", "TABLE"): 0.6, ("fromStatement", "fromStatementBody"): 4,
+    ("statement", "partitionSpec"): 0.2, ("namedQuery", "MAX"): 0.1, ("ctes", "RECURSIVE"): 0.1, ("queryTerm", "|>"): 0.7,
     ("valueExpression", "+|-|~"): 0.3, ("colDefinition", "colDefinitionOption"): 0.3, ("tableElement", "tableConstraintDefinition"): 0.1,
 }  # fmt: skip
 OPTIONAL = 2.0
@@ -325,6 +336,10 @@ class Walk:
         self._scope, self._depth, self._names = Scope(), 0, 0
         return self._walk(rule, alternative).strip()
 
+    def times(self, average: float) -> int:
+        """Return a number at random: the average, rounded up or down."""
+        return int(average + self._random.random())
+
     # ---- The walk.
 
     def _walk(self, rule: str, alternative: Edge | None = None) -> str:
@@ -349,6 +364,9 @@ class Walk:
             row = self._scope.row or tuple(self._some_row())
             with self._inside(replace(self._scope, row=row)):
                 return self._texts(rule, path)
+        if "->" in labels and not self._is(0.1):
+            # It is an argument of some functions, and nothing elsewhere.
+            return [self._column("num") or "1"]
         if rule == "primaryExpression" and "functionName" in labels:
             return self._call(path, labels)
         return self._texts(rule, path)
@@ -385,7 +403,8 @@ class Walk:
 
     def _rule(self, rule: str, parent: str) -> str:
         shape = getattr(self, f"_shape_{rule}", None)
-        always = rule in ("identifier", "strictIdentifier", "errorCapturingIdentifier", "multipartIdentifier", "tableAlias", "query")
+        often = rule in ("queryOrganization", "windowClause", "constant") and not self._is(0.1)
+        always = often or rule in ("identifier", "strictIdentifier", "errorCapturingIdentifier", "multipartIdentifier", "tableAlias", "query")
         if shape and (always or self._depth > DEEP or not self._is(RAW)):
             with self._deeper():
                 text = shape(parent)
@@ -395,7 +414,7 @@ class Walk:
 
     def _token(self, tokens: tuple[str, ...]) -> str:
         token = self._one(tokens)
-        return self._word() if token == "*" else SYMBOLS.get(token, token)
+        return self._word() if token == ANY else SYMBOLS[token] if token.startswith("<") and token.isupper() else token
 
     def _word(self) -> str:
         """Write what stands where any token may."""
@@ -459,10 +478,10 @@ class Walk:
         if kind not in VALUES:
             return self._one(LITERALS[kind])
         with self._deeper():
-            is_deep = self._depth > DEEP - 8
+            is_deep = self._depth > DEEP - 6
             form = self._random.choices(
                 ("column", "literal", "function", "operator", "case", "cast", "aggregate", "subquery", "raw", "trap"),
-                (6, 2, *((0,) * 8 if is_deep else (4, 3, 0.7, 0.7, 3 if self._scope.inner is not None else 0, 0.3, 0.6, TRAPPED * 3))),
+                (6, 2, *((0,) * 8 if is_deep else (4, 2, 0.7, 0.7, 3 if self._scope.inner is not None else 0, 0.2, 0.6, TRAPPED))),
             )[0]
             text = getattr(self, f"_write_{form}")(kind)
         return str(text) if text is not None else self._one(LITERALS[kind])
@@ -537,8 +556,9 @@ class Walk:
             self._scope = replace(self._scope, columns=(), inner=self._scope.columns)
             return f"(SELECT {self._write_aggregate(kind)} FROM {columns})"
 
-    def _write_raw(self, kind: str) -> str:
-        return self._walk("booleanExpression" if kind == "bool" else "primaryExpression")
+    def _write_raw(self, kind: str) -> str | None:
+        # What it gives is a number at best.
+        return self._walk("booleanExpression") if kind == "bool" else self._walk("primaryExpression") if kind == "num" else None
 
     def _write_trap(self, kind: str) -> str:
         return self._place(self._one(FUNCTION_TRAPS))
@@ -650,6 +670,8 @@ class Walk:
     def _shape_namedExpression(self, parent: str) -> str | None:
         if parent == "executeImmediateUsing":
             return None
+        if parent in ("aggregationClause", "pivotClause", "watermarkClause"):
+            return self._expression("any")
         if self._scope.star or (self._scope.columns and self._scope.inner is None and self._is(0.1)):
             return "*"
         return f"{self._expression('any')} AS {self._new('e')}"
@@ -712,7 +734,7 @@ class Walk:
                 self._add_relation(alias, [("id", "num")])
                 return f"range({self._random.randint(1, 9)}) AS {alias} (id)"
             case _:
-                return f"{self._place(self._one(TABLE_FUNCTIONS))} AS {alias}"
+                return f"{self._place(self._one(TABLE_FUNCTIONS if self._is(TRAPPED) else TABLE_FUNCTIONS[:7]))} AS {alias}"
         self._add_relation(alias)
         return text
 
@@ -747,6 +769,12 @@ class Walk:
             return f"VALUES ({', '.join(self._one(LITERALS[kind]) for _, kind in self._scope.row)})"
         return f"VALUES ({self._expression('num')}, {self._expression('str')}), (2, 'b')"
 
+    def _shape_windowClause(self, parent: str) -> str | None:
+        return "WINDOW w AS (PARTITION BY 1 ORDER BY 1)"
+
+    def _shape_joinType(self, parent: str) -> str | None:
+        return self._one(("", "INNER", "LEFT", "RIGHT OUTER", "FULL", "CROSS" if parent != "joinRelation" else "LEFT OUTER"))
+
     def _shape_windowSpec(self, parent: str) -> str | None:
         return f"(PARTITION BY {self._column('str') or '1'} ORDER BY {self._column('num') or '1'})"
 
@@ -761,6 +789,15 @@ class Walk:
         self._scope = replace(self._scope, row=tuple(row))
         how = self._one(("INTO", "INTO", "INTO TABLE", "OVERWRITE"))
         return f"INSERT {how} {target} {columns}"
+
+    def _shape_errorCapturingNot(self, parent: str) -> str | None:
+        return "NOT"
+
+    def _shape_matchedClause(self, parent: str) -> str | None:
+        return f"WHEN MATCHED AND {self._condition()} THEN {self._walk('matchedAction')}"
+
+    def _shape_notMatchedClause(self, parent: str) -> str | None:
+        return f"WHEN NOT MATCHED AND 1 < {self._random.randrange(3)} THEN {self._walk('notMatchedAction')}"
 
     def _shape_assignment(self, parent: str) -> str | None:
         name, kind = self._random.choice(FULL)
@@ -842,11 +879,11 @@ class Walk:
     def _shape_identifier(self, parent: str) -> str | None:
         match parent:
             case "primaryExpression":
-                return self._column(self._one(VALUES)) or "id"
+                return self._column("num") or "1"
             case "transform":
                 return self._one(("bucket", "days", "truncate", "months", "years"))
             case "qualifiedName":
-                return self._one(("explode", *COLUMNS))
+                return "explode"
             case "collationSpec":
                 return self._one(("UTF8_BINARY", "UTF8_LCASE"))
             case "unpivotValueColumn" | "unpivotNameColumn":
@@ -919,6 +956,9 @@ class Walk:
     def _shape_stringLit(self, parent: str) -> str | None:
         return f"'{self._string()}'"
 
+    def _shape_constant(self, parent: str) -> str | None:
+        return self._one(LITERALS[self._one(("num", "num", "str", "bool"))])
+
     def _shape_literalType(self, parent: str) -> str | None:
         return self._one(("DATE", "TIMESTAMP", "X"))
 
@@ -944,8 +984,10 @@ def alternatives() -> list[tuple[str, Edge | None, str]]:
     return [*listed, ("singleCompoundStatement", None, "BEGIN compoundBody END")]
 
 
-FREQUENT = {"query": 40, "dmlStatementNoWith": 18, "EXPLAIN statement": 8, "createTableHeader createTableClauses": 3}
-"""How often a kind comes, where each other one comes once."""
+FREQUENT = {"query": 3.0, "dmlStatementNoWith": 1.6, "createTableHeader createTableClauses": 0.1}
+"""How many of a kind come with each statement of the others."""
+EXPLAINED = 0.8
+"""Share of them that are explained only, which analyses a statement and reads nothing."""
 
 
 def statements(seed: int, **names: object) -> Iterator[tuple[str, str]]:
@@ -962,5 +1004,6 @@ def statements(seed: int, **names: object) -> Iterator[tuple[str, str]]:
         for rule, edge, shortest in kinds:
             yield shortest, walk.statement(rule, edge)
             for other_rule, other, form in kinds:
-                if walk._is(FREQUENT.get(form, 0) / 25):
-                    yield form, walk.statement(other_rule, other)
+                for _ in range(walk.times(FREQUENT.get(form, 0))):
+                    text = walk.statement(other_rule, other)
+                    yield ("EXPLAIN statement", f"EXPLAIN {text}") if walk.times(EXPLAINED) else (form, text)
