@@ -273,7 +273,7 @@ WEIGHTS = {
     ("querySpecification", "aggregationClause"): 1.5, ("querySpecification", "whereClause"): 3, ("querySpecification", "havingClause"): 0.3,
     ("querySpecification", "windowClause"): 0.3, ("fromStatementBody", "selectClause"): 20, ("fromClause", "pivotClause"): 0.05,
     ("fromClause", "unpivotClause"): 0.05, ("relation", "LATERAL"): 0.03, ("joinRelation", "LATERAL"): 0.03, ("joinRelation", "joinCriteria"): 9,
-    ("relationExtension", "joinRelation"): 30, ("relationPrimary", "optionsClause"): 0.1, ("relationPrimary", "watermarkClause"): 0.1,
+    ("relationExtension", "joinRelation"): 30, ("relationPrimary", "optionsClause"): 0.1, ("relationPrimary", "watermarkClause"): 0.05, ("functionTable", "watermarkClause"): 0.05,
     ("relationPrimary", "sample"): 0.3, ("relationPrimary", "temporalClause"): 0.5, ("dmlStatementNoWith", "fromClause"): 0.3,
     ("statement", "ctes"): 0.3, ("insertInto", "optionsClause"): 0.1, ("insertInto", "partitionSpec"): 0.1,
     ("createTableClauses", "OPTIONS"): 0.3, ("query", "ctes"): 0.5, ("constant", "?"): 0.1, ("constant", "namedParameterMarker"): 0.1,
@@ -403,7 +403,7 @@ class Walk:
 
     def _rule(self, rule: str, parent: str) -> str:
         shape = getattr(self, f"_shape_{rule}", None)
-        often = rule in ("queryOrganization", "windowClause", "constant") and not self._is(0.1)
+        often = rule in ("queryOrganization", "windowClause", "constant", "joinType", "relationPrimary") and not self._is(0.1)
         always = often or rule in ("identifier", "strictIdentifier", "errorCapturingIdentifier", "multipartIdentifier", "tableAlias", "query")
         if shape and (always or self._depth > DEEP or not self._is(RAW)):
             with self._deeper():
@@ -722,7 +722,7 @@ class Walk:
             case "table":
                 text = f"{self._table()} AS {alias}"
             case "table at":
-                moment = self._one((f"VERSION AS OF {self._one(self._snapshots)}", "TIMESTAMP AS OF current_timestamp()", "VERSION AS OF 1"))
+                moment = self._one((f"VERSION AS OF {self._one(self._snapshots)}", "TIMESTAMP AS OF current_timestamp()"))
                 text = f"ops.walk {moment} AS {alias}"
             case "query":
                 with self._inside(replace(self._scope, columns=(), inner=None, row=tuple(FULL))):
@@ -754,7 +754,7 @@ class Walk:
         return self._one(("50 PERCENT", "3 ROWS", "BUCKET 1 OUT OF 2"))
 
     def _shape_temporalClause(self, parent: str) -> str | None:
-        return self._one((f"VERSION AS OF {self._one(self._snapshots)}", "TIMESTAMP AS OF current_timestamp()", "FOR VERSION AS OF 1"))
+        return self._one((f"VERSION AS OF {self._one(self._snapshots)}", "TIMESTAMP AS OF current_timestamp()"))
 
     def _shape_pivotClause(self, parent: str) -> str | None:
         self._scope = replace(self._scope, star=True, columns=())
