@@ -631,6 +631,8 @@ class Walk:
         if "selectClause" in labels and "fromClause" not in labels and self._is(0.9):
             # What says something about rows is left out where there are none.
             path = [edge for edge in path if edge.label not in ("lateralView", "aggregationClause", "havingClause", "whereClause")]
+        if "havingClause" in labels and "aggregationClause" not in labels and self._is(0.9):
+            path = [edge for edge in path if edge.label != "havingClause"]
         rules = [edge.rule for edge in path]
         parent = "querySpecification" if "selectClause" in rules else "dmlStatementNoWith"
         texts = [""] * len(path)

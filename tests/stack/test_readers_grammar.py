@@ -23,7 +23,7 @@ from pyhive import hive
 from TCLIService import ttypes
 from thrift.transport.TTransport import TTransportException
 
-from etl import sql_server
+from etl import sandbox, sql_server
 from etl.settings import settings
 from etl.stack import configuration, jars, machine
 from etl.storage import storage
@@ -31,9 +31,9 @@ from tests.readers import given, started
 from tests.statements import COLUMNS, alternatives, statements
 
 SEED = int(os.environ.get("WAREHOUSE_TEST_SEED", "18"))
-ANALYSED = 2000
+ANALYSED = int(os.environ.get("WALK_N", "2000"))
 """Statements that pass analysis, no two alike."""
-EACH = 10
+EACH = int(os.environ.get("WALK_E", "10"))
 """Statements of each alternative of `statement`."""
 ROUND = 240
 """Statements between two looks at the server."""
@@ -41,6 +41,8 @@ SESSIONS = 3
 STATEMENT_SECONDS = 20
 TEST_SECONDS = 2400
 ROW = "{}, 1.5, 'a', DATE '2026-01-02', TIMESTAMP '2026-01-02 03:04:05', true, array(1, 2)"
+LAZY_PROPERTIES = {"arrow.enable_null_check_for_get": "false", "arrow.enable_unsafe_memory_access": "true"}
+"""Spark sets them when it first needs Arrow."""
 READING = {"open", "getfileinfo", "listStatus", "contentSummary", "checkAccess", "getAclStatus", "getEZForPath", "listSnapshottableDirectory",
            "getXAttrs", "listXAttrs", "quotaUsage", "isFileClosed", "fsck", "getErasureCodingPolicy"}  # fmt: skip
 """HDFS commands that change nothing."""
@@ -115,14 +117,20 @@ def snapshot() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def server(snapshot: str) -> Iterator[psutil.Process]:
+def audit_log() -> Path:
+    """The stack's, of which the server of the test asks everything."""
+    return configuration.hdfs_audit_log()
+
+
+@pytest.fixture(scope="module")
+def server(snapshot: str, audit_log: Path) -> Iterator[psutil.Process]:
     """A readers server of the test's own: what a statement breaks there stays broken for the test alone."""
     with given(readers_query_seconds=STATEMENT_SECONDS) as folder, started(folder):
         port = settings().port("readers")
         (pid,) = {one.pid for one in psutil.net_connections("tcp") if one.laddr.port == port and one.status == psutil.CONN_LISTEN}
         yield psutil.Process(pid)
         if storage().status(f"{settings().sandbox_path}/walk", strict=False):
-            storage().delete(f"{settings().sandbox_path}/walk", recursive=True)
+            sandbox.files().delete(f"{settings().sandbox_path}/walk", recursive=True)
 
 
 # ---- What may not change.
@@ -196,7 +204,7 @@ def seen_outside(server: psutil.Process, watcher: sql_server.Session, marker: Pa
         "open files": open_files(server),
         "listening": {one.laddr for one in server.net_connections("tcp") if one.status == psutil.CONN_LISTEN},
         "connections": strange_connections(server),
-        "system properties": system_properties(server.pid),
+        "system properties": LAZY_PROPERTIES | system_properties(server.pid),
         "settings of an open session": dict(watcher.run("SET")),
         "settings of a new session": fresh,
         "functions": set(watcher.run("SHOW USER FUNCTIONS")),
@@ -302,8 +310,9 @@ def ask(work: Iterator[tuple[str, str]], count: int, asked: Asked) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(TEST_SECONDS + 600)
-def test_nothing_that_the_grammar_allows_reaches_beyond_the_sandbox(server: psutil.Process, snapshot: str, marker: Path) -> None:
-    log = Path(os.environ["WAREHOUSE_DATA_DIR"]) / "logs" / configuration.hdfs_audit_log().name
+def test_nothing_that_the_grammar_allows_reaches_beyond_the_sandbox(
+    server: psutil.Process, audit_log: Path, snapshot: str, marker: Path
+) -> None:
     asked, kinds = Asked(), [shortest for _, _, shortest in alternatives()]
     work = statements(SEED, hdfs=settings().hdfs_uri.removeprefix("hdfs://"), marker=str(marker), snapshots=(snapshot,))
     began, deadline = now(), time.monotonic() + TEST_SECONDS
@@ -328,7 +337,7 @@ def test_nothing_that_the_grammar_allows_reaches_beyond_the_sandbox(server: psut
     here = settings()
     inside = (here.sandbox_path, "/tmp/hive-readers", f"{here.hdfs_uri}{here.sandbox_path}")
     closed = tuple(f"{here.warehouse_path}/{table.replace('.', '/')}" for table in configuration.PERSONAL_TABLES)
-    for moment, allowed, user, command, source, target in audit_lines(log, began):
+    for moment, allowed, user, command, source, target in audit_lines(audit_log, began):
         told = (moment, user, command, source, target, asked.during(moment))
         assert user.split()[0] in (here.hdfs_readers_user, here.hdfs_user), told
         if user.split()[0] != here.hdfs_readers_user or allowed != "true":
