@@ -21,6 +21,7 @@ from TCLIService import ttypes
 from thrift.transport.TSocket import TSocket
 from thrift.transport.TTransport import TTransportException
 
+from etl.databases import password
 from etl.errors import RefusedError, UnavailableError, WarehouseError
 from etl.log import logger
 from etl.settings import ROOT, settings
@@ -231,8 +232,8 @@ def session(
         host, port = settings().readers_host, settings().port("readers")
 
     def connect() -> hive.Connection:
-        name, password = _readers_login(user) if server == "readers" else (user or settings().hdfs_user, None)
-        transport = sasl_transport(host, port, name, password, readers_tls() if server == "readers" else None)
+        name, secret = _readers_login(user) if server == "readers" else (user or settings().hdfs_user, password("etl"))
+        transport = sasl_transport(host, port, name, secret, readers_tls() if server == "readers" else None)
         return hive.connect(thrift_transport=transport, username=name, configuration=configuration or {})
 
     try:
@@ -244,6 +245,11 @@ def session(
             raise RefusedError(
                 f"the certificate of the readers SQL server at {host}:{port} is not trusted, or it speaks no TLS "
                 f"({getattr(cause, 'verify_message', None) or cause.reason}); correct readers_ca_file or the certificate"
+            ) from error
+        if "validating" in str(error) and server == "loads":
+            raise RefusedError(
+                f"the loads SQL server at {host}:{port} has another password than that of the role etl in {settings().passfile}; "
+                "correct the file, or start the server again"
             ) from error
         if "validating" in str(error):
             raise RefusedError(

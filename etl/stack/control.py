@@ -207,17 +207,33 @@ def status() -> int:
 
 
 def fences() -> list[str]:
-    """Say which fences stand around the readers server."""
-    own_user = (
-        f"own operating-system user {settings().readers_os_user}"
-        if machine.has_own_reader(jars.SPARK_HOME)
-        else "no operating-system user of its own: not root, or a folder that only root may enter"
-    )
+    """Say which fences stand around the readers server, and which do not."""
     here = settings()
+    stand = [
+        f"HDFS user {here.hdfs_readers_user} may only read, and write below {here.sandbox_path}",
+        "metastore role may only SELECT",
+        "local files closed to SQL",
+        "the loads server and Spark Connect ask for the password of the role etl",
+    ]
+    missing = []
+    if machine.has_own_reader(jars.SPARK_HOME):
+        stand.append(f"own operating-system user {here.readers_os_user}")
+    else:
+        why = f"only root may enter {jars.SPARK_HOME}" if machine.is_root() else "the stack does not run as root"
+        missing.append(f"no operating-system user of its own ({why})")
+    if machine.reader_uid(jars.SPARK_HOME) is not None:
+        stand.append(f"its processes are {here.hdfs_readers_user} to HDFS, and nobody to YARN and the loads' metastore")
+    else:
+        why = "" if machine.SOCKETS.is_file() else f" (there is no {machine.SOCKETS}: not Linux)"
+        missing.append(f"HDFS, YARN and the loads' metastore cannot tell its processes from the loads'{why}")
+    if not configuration.is_loopback(here.host):
+        missing.append(
+            f"the servers listen on {here.host} and can tell processes of this machine only: a firewall or a NetworkPolicy must keep others away"
+        )
     asked = {"loopback": "nobody is asked, on this machine only", "ldap": f"LDAP ({here.readers_ldap_url})", "none": "NOBODY IS ASKED"}
     return [
-        f"readers' fences: {own_user}; HDFS user {here.hdfs_readers_user} may only read, and write below {here.sandbox_path}; "
-        "metastore role may only SELECT; local files closed to SQL",
+        f"readers' fences: {'; '.join(stand)}",
+        *(f"readers' fence missing: {one}" for one in missing),
         f"readers' door: {asked[here.readers_authentication]}; {'TLS' if here.readers_tls_file else 'no TLS'}; a statement has "
         f"{here.readers_query_seconds} s, its tasks {here.readers_result_mb} MB each",
     ]
