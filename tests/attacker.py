@@ -25,8 +25,14 @@ def run(user: str, function: str, *arguments: object) -> Any:
     """Call a function of this module in a process of `user`; returns what it returns."""
     told = subprocess.run(
         [sys.executable, "-I", "-c", Path(__file__).read_text()],
-        input=json.dumps([user, function, *arguments]), cwd="/", env={}, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        input=json.dumps([user, function, *arguments]),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd="/",
+        env={},
+    )
     assert told.returncode == 0, told.stderr[-2000:]
     return json.loads(told.stdout)
 
@@ -39,7 +45,7 @@ def become(user: str) -> None:
     os.setuid(entry.pw_uid)
 
 
-# --- protocol buffers, as far as they are needed ---------------------------------------------------------------------------
+# --- protocol buffers, as far as they are needed ------------------------------------------------------------
 
 
 def varint(value: int) -> bytes:
@@ -91,7 +97,9 @@ def fields_of(content: bytes) -> dict[int, Any]:
     return fields
 
 
-# --- Hadoop's RPC ----------------------------------------------------------------------------------------------------------
+# --- Hadoop's RPC -------------------------------------------------------------------------------------------
+
+ROOT_FOLDER = message(f1="/").hex()
 
 
 def frame(call: int, *parts: bytes) -> bytes:
@@ -102,9 +110,26 @@ def frame(call: int, *parts: bytes) -> bytes:
 
 
 def call(
-    address: list[Any], user: str, real: str, protocol: str, method: str, hexadecimal: str, context: str = CLIENTS, hasty: bool = False
+    address: list[Any],
+    user: str,
+    real: str = "",
+    protocol: str = CLIENTS,
+    method: str = "getFileInfo",
+    hexadecimal: str = ROOT_FOLDER,
+    context: str = CLIENTS,
+    hasty: bool = False,
 ) -> str:
-    """Call a method as a user that is claimed, `real` behind it; returns how it ended and what the server says."""
+    """Call a method as a user that is claimed, `real` behind it; returns how it ended and what the server says.
+
+    Parameters
+    ----------
+    protocol, context
+        What the call names, and what the connection names at its start.
+    hexadecimal
+        The method's argument.
+    hasty
+        End before anybody looks; nothing is known of the answer.
+    """
     claimed = {"f2": message(f1=user, **({"f2": real} if real else {}))} if user else {}
     sent = b"hrpc\x09\x00\x00" + frame(-3, message(**claimed, f3=context))
     sent += frame(0, message(f1=method, f2=protocol, f3=1), bytes.fromhex(hexadecimal))
@@ -128,10 +153,10 @@ def call(
 def hasty_calls(address: list[Any], count: int, user: str, method: str, hexadecimal: str) -> None:
     """Make calls and be gone before anybody looks."""
     for _ in range(count):
-        call(address, user, "", CLIENTS, method, hexadecimal, hasty=True)
+        call(address, user, method=method, hexadecimal=hexadecimal, hasty=True)
 
 
-# --- the other doors -------------------------------------------------------------------------------------------------------
+# --- the other servers --------------------------------------------------------------------------------------
 
 
 def page(address: list[Any], method: str, path: str, body: str = "", kind: str = "") -> list[Any]:
@@ -169,7 +194,7 @@ def thrift_text(field: int, text: str) -> bytes:
 
 
 def metastore(address: list[Any], *calls: str) -> str:
-    """Make calls to a Hive Metastore, written as hexadecimal, by default for its databases; returns what it answers to the last."""
+    """Make calls to a Hive Metastore, by default one for its databases; returns what it answers to the last."""
     with socket.create_connection(tuple(address), SECONDS) as connection:
         answer = b""
         for asked in calls or (thrift_call("get_all_databases", b"").hex(),):
@@ -185,9 +210,8 @@ def make_database(address: list[Any], user: str, name: str, location: str) -> st
     """Let a Hive Metastore make a database, after claiming to be a user."""
     claim = thrift_text(1, user) + struct.pack(">bhbi", 15, 2, 11, 0)
     database = thrift_text(1, name) + thrift_text(2, "") + thrift_text(3, location)
-    return metastore(
-        address, thrift_call("set_ugi", claim).hex(), thrift_call("create_database", struct.pack(">bh", 12, 1) + database + b"\0").hex()
-    )
+    made = thrift_call("create_database", struct.pack(">bh", 12, 1) + database + b"\0")
+    return metastore(address, thrift_call("set_ugi", claim).hex(), made.hex())
 
 
 def postgres(address: list[Any], user: str, database: str) -> str:
@@ -205,7 +229,7 @@ def readable(paths: list[str]) -> list[str]:
     found = []
     for path in paths:
         try:
-            with open(path, "rb"):
+            with Path(path).open("rb"):
                 found.append(path)
         except OSError:
             pass

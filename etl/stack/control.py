@@ -228,7 +228,8 @@ def fences() -> list[str]:
         missing.append(f"HDFS, YARN and the loads' metastore cannot tell its processes from the loads'{why}")
     if not configuration.is_loopback(here.host):
         missing.append(
-            f"the servers listen on {here.host} and can tell processes of this machine only: a firewall or a NetworkPolicy must keep others away"
+            f"the servers listen on {here.host} and can tell processes of this machine only; on Kubernetes a NetworkPolicy "
+            "stands for it, elsewhere the network must"
         )
     asked = {"loopback": "nobody is asked, on this machine only", "ldap": f"LDAP ({here.readers_ldap_url})", "none": "NOBODY IS ASKED"}
     return [

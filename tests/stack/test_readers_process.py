@@ -17,6 +17,8 @@ from etl.stack.servers import hadoop_java
 from etl.storage import storage
 from tests.attacker import CLIENTS, message, run
 
+SERVERS_USER = psutil.Process().username()
+
 SERVER = "org.apache.hadoop.hdfs.server.protocol"
 OTHER_PROTOCOLS = (
     # A DataNode is given the keys of all blocks.
@@ -26,7 +28,19 @@ OTHER_PROTOCOLS = (
     ("org.apache.hadoop.ha.HAServiceProtocol", "getServiceStatus"),
 )
 PRIVATE = "/warehouse/core/customers_personal"
-ROOT_FOLDER = message(f1="/").hex()
+PAGES = (
+    "/jmx",
+    "/conf",
+    "/logLevel?log=a&level=debug",
+    "/stacks",
+    "/logs/",
+    "/imagetransfer?getimage=1&txid=latest",
+    "/fsck?ugi=etl&path=/",
+    "//jmx",
+    "/webhdfs/v1/../../jmx",
+    "/webhdfs/v1/%2e%2e/%2e%2e/jmx",
+    "/;a=b/jmx",
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,37 +55,33 @@ def at(port: str) -> list[object]:
     return [settings().host, settings().port(port)]
 
 
-def make_folder(path: str) -> str:
-    return message(f1=path, f2=message(f1=0o755), f3=1).hex()
-
-
 def is_there(path: str) -> bool:
     return storage().status(path, strict=False) is not None
 
 
-# --- the NameNode's calls ----------------------------------------------------------------------------------------------------
+# --- the NameNode's calls -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["etl", "hdfs", "root", "Reader", ""])
 def test_hdfs_takes_no_name_from_it_but_its_own(user: str, name: str):
-    said = run(user, "call", at("namenode"), name, "", CLIENTS, "getFileInfo", ROOT_FOLDER)
+    said = run(user, "call", at("namenode"), name)
     assert said.startswith("refused: org.apache.hadoop.security.AccessControlException: a process of the readers'")
     assert "may be reader only" in said
 
 
 @pytest.mark.parametrize(("name", "real"), [("etl", "reader"), ("root", "reader"), ("reader", "etl"), ("reader", "root")])
 def test_it_is_a_proxy_for_nobody_and_nobody_is_one_for_it(user: str, name: str, real: str):
-    assert "not allowed to impersonate" in run(user, "call", at("namenode"), name, real, CLIENTS, "getFileInfo", ROOT_FOLDER)
+    assert "not allowed to impersonate" in run(user, "call", at("namenode"), name, real)
 
 
 def test_its_own_name_is_answered_also_as_a_proxy_of_itself(user: str):
     for real in ("", "reader"):
-        assert run(user, "call", at("namenode"), "reader", real, CLIENTS, "getFileInfo", ROOT_FOLDER) == "answered"
+        assert run(user, "call", at("namenode"), "reader", real) == "answered"
 
 
 def test_processes_of_the_servers_user_are_who_they_say(user: str):
     for name in ("etl", "root", "reader"):
-        assert run(psutil.Process().username(), "call", at("namenode"), name, "", CLIENTS, "getFileInfo", ROOT_FOLDER) == "answered"
+        assert run(SERVERS_USER, "call", at("namenode"), name) == "answered"
 
 
 @pytest.mark.parametrize(("protocol", "method"), OTHER_PROTOCOLS)
@@ -83,34 +93,35 @@ def test_it_speaks_no_protocol_but_that_of_clients(user: str, protocol: str, met
 
 def test_the_datanode_takes_no_call_from_it(user: str):
     protocol = "org.apache.hadoop.hdfs.protocol.ClientDatanodeProtocol"
+    asked = (protocol, "getDatanodeInfo", "", protocol)
     for name in ("root", "reader"):
-        said = run(user, "call", at("datanode_ipc"), name, "", protocol, "getDatanodeInfo", "", protocol)
+        said = run(user, "call", at("datanode_ipc"), name, "", *asked)
         assert said.startswith("refused: org.apache.hadoop.security.AccessControlException")
-    assert run(psutil.Process().username(), "call", at("datanode_ipc"), "root", "", protocol, "getDatanodeInfo", "", protocol) == "answered"
+    assert run(SERVERS_USER, "call", at("datanode_ipc"), "root", "", *asked) == "answered"
 
 
 def test_a_call_whose_process_has_gone_is_not_made(user: str):
     """The kernel says of a socket that is closed that it is root's."""
-    run(user, "hasty_calls", at("namenode"), 200, "etl", "mkdirs", make_folder("/warehouse/hasty"))
-    # The calls are looked at in their order: this one comes after.
-    assert run(user, "call", at("namenode"), "reader", "", CLIENTS, "getFileInfo", ROOT_FOLDER) == "answered"
-    assert not is_there("/warehouse/hasty")
-    assert run(psutil.Process().username(), "call", at("namenode"), "etl", "", CLIENTS, "mkdirs", make_folder("/warehouse/hasty")) == "answered"
-    assert is_there("/warehouse/hasty")
-    storage().delete("/warehouse/hasty")
+    path = "/warehouse/hasty"
+    made = message(f1=path, f2=message(f1=0o755), f3=1).hex()
+    run(user, "hasty_calls", at("namenode"), 200, "etl", "mkdirs", made)
+    # Calls are made in their order: this one comes after.
+    assert run(user, "call", at("namenode"), "reader") == "answered"
+    assert not is_there(path)
+    assert run(SERVERS_USER, "call", at("namenode"), "etl", "", CLIENTS, "mkdirs", made) == "answered"
+    assert is_there(path)
+    storage().delete(path)
 
 
 @pytest.mark.parametrize(("name", "said"), [("reader", "/warehouse"), ("etl", "may be reader only, not etl")])
 def test_hadoops_own_client_gets_the_answer_or_the_sentence(user: str, name: str, said: str):
-    ran = subprocess.run(
-        ["setpriv", "--reuid", user, "--clear-groups", *hadoop_java("128m", "org.apache.hadoop.fs.FsShell", "-ls", "/", conf="readers")],
-        env={"HADOOP_USER_NAME": name}, cwd="/", capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    command = hadoop_java("128m", "org.apache.hadoop.fs.FsShell", "-ls", "/", conf="readers")
+    ran = subprocess.run(command, env={"HADOOP_USER_NAME": name}, cwd="/", user=user, capture_output=True, text=True)
     assert said in ran.stdout + ran.stderr
     assert (ran.returncode == 0) == (name == "reader")
 
 
-# --- pages -------------------------------------------------------------------------------------------------------------------
+# --- pages --------------------------------------------------------------------------------------------------
 
 CLAIMS = (
     "user.name=etl",
@@ -131,8 +142,8 @@ CLAIMS = (
 @pytest.mark.parametrize("claim", CLAIMS)
 def test_webhdfs_takes_no_name_from_it_but_its_own(user: str, port: str, claim: str):
     to = f"namenoderpcaddress={settings().namenode_host}:{settings().port('namenode')}"
-    for method, path in (("GET", f"{PRIVATE}?op=OPEN&offset=0&{to}"), ("PUT", f"/claimed?op=CREATE&overwrite=true&{to}")):
-        status, _, said = run(user, "page", at(port), method, f"/webhdfs/v1{path}&{claim}")
+    for method, path in (("GET", f"{PRIVATE}?op=OPEN&offset=0"), ("PUT", "/claimed?op=CREATE&overwrite=true")):
+        status, _, said = run(user, "page", at(port), method, f"/webhdfs/v1{path}&{to}&{claim}")
         assert status == 403
         assert "may ask with user.name=reader only" in said
     assert not is_there("/claimed")
@@ -167,14 +178,13 @@ def info_port() -> list[object]:
 
 
 def test_no_other_page_of_hadoop_is_its_own(user: str):
-    pages = ("/jmx", "/conf", "/logLevel?log=a&level=debug", "/stacks", "/logs/", "/imagetransfer?getimage=1&txid=latest", "/fsck?ugi=etl&path=/")
     for address in (at("namenode_http"), at("datanode_http"), info_port()):
-        for path in (*pages, "//jmx", "/webhdfs/v1/../../jmx", "/webhdfs/v1/%2e%2e/%2e%2e/jmx", "/;a=b/jmx"):
+        for path in PAGES:
             assert run(user, "page", address, "GET", path)[0] == 403, (address, path)
-        assert run(psutil.Process().username(), "page", address, "GET", "/jmx")[0] == 200
+        assert run(SERVERS_USER, "page", address, "GET", "/jmx")[0] == 200
 
 
-# --- blocks ------------------------------------------------------------------------------------------------------------------
+# --- blocks -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -198,20 +208,20 @@ def test_the_datanode_gives_no_block_without_a_token(user: str, private_block: t
     assert "Permission denied: user=reader" in said
 
 
-# --- the loads' servers ------------------------------------------------------------------------------------------------------
+# --- the loads' servers -------------------------------------------------------------------------------------
 
 
 def test_it_can_open_no_file_with_a_secret(user: str):
     here = settings()
-    secret = [here.passfile, *(configuration.folder("loads") / name for name in ("spark-env.sh",))]
-    secret += [configuration.folder(name) / "metastore-site.xml" for name in ("metastore", "readers_metastore")]
-    environments = [f"/proc/{state['pid']}/environ" for name, state in supervision.states().items() if state["pid"] and name != "readers"]
-    assert run(psutil.Process().username(), "readable", [*map(str, secret), *environments]) == [*map(str, secret), *environments]
-    assert run(user, "readable", [*map(str, secret), *environments]) == []
-    # Nor does another file of the configuration hold the password.
-    assert [str(path) for path in (here.data_dir / "conf").rglob("*") if path.is_file() and sql_server.password("etl") in path.read_text()] == [
-        str(secret[1])
-    ]
+    exported = configuration.folder("loads") / "spark-env.sh"
+    sites = [configuration.folder(name) / "metastore-site.xml" for name in ("metastore", "readers_metastore")]
+    pids = {name: state["pid"] for name, state in supervision.states().items() if state["pid"]}
+    environments = [f"/proc/{pid}/environ" for name, pid in pids.items() if name != "readers"]
+    secret = [*map(str, (here.passfile, exported, *sites)), *environments]
+    assert run(SERVERS_USER, "readable", secret) == secret
+    assert run(user, "readable", secret) == []
+    files = (path for path in (here.data_dir / "conf").rglob("*") if path.is_file())
+    assert [path for path in files if sql_server.password("etl") in path.read_text()] == [exported]
 
 
 @pytest.mark.parametrize("given", ["", "none", "etl"])
@@ -246,12 +256,14 @@ def test_the_driver_of_a_sql_server_asks_too_and_no_statement_shows_its_secret(s
 def test_the_loads_metastore_answers_others_only(user: str):
     assert "get_all_databases" in run(user, "metastore", at("readers_metastore"))
     assert run(user, "metastore", at("metastore")) == ""
-    assert "get_all_databases" in run(psutil.Process().username(), "metastore", at("metastore"))
+    assert "get_all_databases" in run(SERVERS_USER, "metastore", at("metastore"))
 
 
 def test_the_readers_metastore_is_nobody_else_in_hdfs(user: str):
     """It runs as the servers' user, so the NameNode believes what it says."""
-    said = run(user, "make_database", at("readers_metastore"), "etl", "claimed", f"{settings().hdfs_uri}{settings().warehouse_path}/claimed")
+    said = run(
+        user, "make_database", at("readers_metastore"), "etl", "claimed", f"{settings().hdfs_uri}{settings().warehouse_path}/claimed"
+    )
     assert "user=reader" in said
     assert not is_there(f"{settings().warehouse_path}/claimed")
 
@@ -262,5 +274,5 @@ def test_postgres_asks_for_a_password(user: str):
 
 def test_status_says_that_the_fence_stands(user: str):
     told = "\n".join(fences())
-    assert f"its processes are reader to HDFS, and nobody to YARN and the loads' metastore" in told
+    assert "its processes are reader to HDFS, and nobody to YARN and the loads' metastore" in told
     assert "missing" not in told
