@@ -90,7 +90,7 @@ def spark_session(app: str) -> SparkSession:
                     "correct the file, or start the loads server again"
                 ) from error
             raise unavailable from error
-        session.client.set_retry_policies([DefaultPolicy(max_retries=RETRIES)])
+        session.client.set_retry_policies([DefaultPolicy(max_retries=RETRIES)])  # type: ignore[operator]
         if sys.stderr.isatty():
             session.registerProgressHandler(_Bar(app))
     atexit.register(_stop, session)
@@ -102,11 +102,11 @@ def _connected(address: str, app: str) -> SparkSession:
     from pyspark.sql.connect.session import SparkSession as ConnectSession
 
     channel = DefaultChannelBuilder(f"sc://{address}/;user_id={settings().hdfs_user}")
-    # As a header: Spark's own option for it insists on TLS. And not in `remote`, which each session shows as its setting.
+    # As a header: Spark's own option for it insists on TLS, and each session shows its `remote` as a setting.
     channel.set("authorization", f"Bearer {password('etl')}")
     # What PySpark's other builder says to its functions.
     os.environ["SPARK_CONNECT_MODE_ENABLED"] = "1"
-    return cast("SparkSession", ConnectSession.builder.channelBuilder(channel).appName(app).create())  # type: ignore[operator]
+    return cast("SparkSession", ConnectSession.builder.channelBuilder(channel).appName(app).create())
 
 
 def main_snapshot(spark: SparkSession, table: str) -> int | None:

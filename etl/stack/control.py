@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -201,13 +201,13 @@ def status() -> int:
     table.add_section()
     table.add_row("all", "up" if all_up else "not all up", "", f"{total / 2**20:,.0f} MB", f"data: {settings().data_dir}")
     console().print(table)
-    for line in fences():
+    for line in fences({name for name, info in known.items() if info["statename"] == "RUNNING"}):
         print(line)
     return 0 if all_up else 1
 
 
-def fences() -> list[str]:
-    """Say which fences stand around the readers server, and which do not."""
+def fences(running: Collection[str] = ()) -> list[str]:
+    """Say which fences stand around the readers server, and which do not while some servers are running."""
     here = settings()
     stand = [
         f"HDFS user {here.hdfs_readers_user} may only read, and write below {here.sandbox_path}",
@@ -231,6 +231,10 @@ def fences() -> list[str]:
             f"the servers listen on {here.host} and can tell processes of this machine only; on Kubernetes a NetworkPolicy "
             "stands for it, elsewhere the network must"
         )
+    if "kafka" in running and here.kafka_security == "PLAINTEXT":
+        missing.append("Kafka believes every process of this machine (kafka_security)")
+    if "mlflow" in running:
+        missing.append("MLflow's page believes every process of this machine: stop it when nobody looks at it")
     asked = {"loopback": "nobody is asked, on this machine only", "ldap": f"LDAP ({here.readers_ldap_url})", "none": "NOBODY IS ASKED"}
     return [
         f"readers' fences: {'; '.join(stand)}",
