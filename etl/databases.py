@@ -28,7 +28,9 @@ def password(role: Role) -> str:
         *_, user, secret = line.rsplit(":", 2)
         if user == role:
             return secret
-    raise RefusedError(f"{path} has no password of the role {role}; bash/stack.sh up writes one for the local servers")
+    raise RefusedError(
+        f"{path} has no password of the role {role}; bash/stack.sh up writes one for the local servers",
+    )
 
 
 def connect(role: Role, dbname: str, application_name: str = "warehouse") -> connection:

@@ -232,7 +232,7 @@ def session(
         host, port = settings().readers_host, settings().port("readers")
 
     def connect() -> hive.Connection:
-        name, secret = _readers_login(user) if server == "readers" else (user or settings().hdfs_user, password("etl"))
+        name, secret = _readers_login(user) if server == "readers" else _loads_login(user)
         transport = sasl_transport(host, port, name, secret, readers_tls() if server == "readers" else None)
         return hive.connect(thrift_transport=transport, username=name, configuration=configuration or {})
 
@@ -248,8 +248,8 @@ def session(
             ) from error
         if "validating" in str(error) and server == "loads":
             raise RefusedError(
-                f"the loads SQL server at {host}:{port} has another password than that of the role etl in {settings().passfile}; "
-                "correct the file, or start the server again"
+                f"the loads SQL server at {host}:{port} has another password than that of the role etl in "
+                f"{settings().passfile}; correct the file, or start the loads server again"
             ) from error
         if "validating" in str(error):
             raise RefusedError(
@@ -284,6 +284,11 @@ def sasl_transport(
     # Where nobody is asked, the protocol wants a password all the same.
     client = functools.partial(PureSASLClient, host=host, username=user, password=password or "none")
     return thrift_sasl.TSaslClientTransport(client, "PLAIN", opened)
+
+
+def _loads_login(user: str | None) -> tuple[str, str | None]:
+    # Who may be `etl` in Postgres may be so here.
+    return user or settings().hdfs_user, password("etl")
 
 
 def _readers_login(user: str | None) -> tuple[str, str | None]:

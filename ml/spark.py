@@ -106,7 +106,8 @@ def _connected(address: str, app: str) -> SparkSession:
     channel.set("authorization", f"Bearer {password('etl')}")
     # What PySpark's other builder says to its functions.
     os.environ["SPARK_CONNECT_MODE_ENABLED"] = "1"
-    return cast("SparkSession", ConnectSession.builder.channelBuilder(channel).appName(app).create())
+    builder = ConnectSession.builder.channelBuilder(channel).appName(app)
+    return cast("SparkSession", builder.create())
 
 
 def main_snapshot(spark: SparkSession, table: str) -> int | None:

@@ -1,6 +1,6 @@
-"""What a process of the readers' operating-system user can send to the stack's servers, without any of their libraries.
+"""What a process of the readers' operating-system user can send to the stack's servers.
 
-`run` lets that user call a function of this module in a process of its own, which sees nothing but Python's standard library.
+`run` lets that user call a function of this module in a process of its own, which has Python's standard library only.
 """
 
 from __future__ import annotations
@@ -186,7 +186,8 @@ def block(address: list[Any], pool: str, number: int, stamp: int) -> int:
 
 
 def thrift_call(name: str, arguments: bytes) -> bytes:
-    return struct.pack(">ii", -0x7FFEFFFF, len(name)) + name.encode() + struct.pack(">i", 0) + arguments + b"\0"
+    head = struct.pack(">ii", -0x7FFEFFFF, len(name)) + name.encode() + struct.pack(">i", 0)
+    return head + arguments + b"\0"
 
 
 def thrift_text(field: int, text: str) -> bytes:
@@ -221,7 +222,13 @@ def postgres(address: list[Any], user: str, database: str) -> str:
         connection.sendall(struct.pack(">ii", len(named) + 8, 196608) + named)
         answer = connection.recv(4096)
     kind, _, demand = struct.unpack(">cii", answer[:9])
-    return answer[9:].split(b"\0")[0].decode() if (kind, demand) == (b"R", 10) else answer.decode(errors="replace")
+    asked = answer[9:].split(b"\0")[0] if (kind, demand) == (b"R", 10) else answer
+    return asked.decode(errors="replace")
+
+
+def readable_below(folder: str) -> list[str]:
+    """Return the files below a folder that this process can open."""
+    return readable([os.path.join(place, name) for place, _, names in os.walk(folder) for name in names])  # noqa: PTH118
 
 
 def readable(paths: list[str]) -> list[str]:

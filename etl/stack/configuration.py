@@ -102,8 +102,12 @@ def core_site() -> dict[str, object]:
     }
 
 
+STATIC_USER_FILTER = "org.apache.hadoop.http.lib.StaticUserWebFilter"
+"""What Hadoop has there by default."""
+
+
 def readers_checks() -> dict[str, object]:
-    """Properties of Hadoop's servers: what processes of the readers' operating-system user may ask of them (etl/stack/scala/hadoop)."""
+    """Properties of Hadoop's servers: processes of the readers' operating-system user are checked (etl/stack/scala/hadoop)."""
     uid = machine.reader_uid(jars.SPARK_HOME)
     if uid is None:
         return {}
@@ -112,7 +116,7 @@ def readers_checks() -> dict[str, object]:
         "warehouse.readers.user": settings().hdfs_readers_user,
         # On every port: those of YARN too, which runs a program of whoever asks as the servers' user.
         "ipc.scheduler.impl": "org.apache.hadoop.ipc.CheckedCalls",
-        "hadoop.http.filter.initializers": "warehouse.CheckedPages,org.apache.hadoop.http.lib.StaticUserWebFilter",
+        "hadoop.http.filter.initializers": f"warehouse.CheckedPages,{STATIC_USER_FILTER}",
         "dfs.datanode.httpserver.filter.handlers": "warehouse.CheckedRequests",
     }
 
@@ -594,8 +598,9 @@ def write_server(name: str) -> None:
             write(folder(name) / "metastore-site.xml", xml(metastore_site("loads" if name == "metastore" else "readers")), private=True)
         case "loads":
             _write_spark("loads")
-            # Who has the password of the role `etl` is `etl`, at both doors. spark-submit reads this file.
-            write(folder("loads") / "spark-env.sh", f"SPARK_CONNECT_AUTHENTICATE_TOKEN={shlex.quote(password('etl'))}\n", private=True)
+            # Who has the password of the role `etl` is `etl` here too. spark-submit reads this file.
+            secret = f"SPARK_CONNECT_AUTHENTICATE_TOKEN={shlex.quote(password('etl'))}\n"
+            write(folder("loads") / "spark-env.sh", secret, private=True)
             # The loads' folder is the configuration of every job, on YARN as well.
             write(folder("loads") / "yarn-site.xml", xml(yarn_site()))
         case "kafka":
@@ -609,9 +614,10 @@ def write_server(name: str) -> None:
 
 
 def _write_hadoop(server: str, checks: dict[str, object] | None = None) -> None:
-    # In both: the defaults of either file win over what stands in the other.
-    write(folder(server) / "core-site.xml", xml(core_site() | (READERS_SITE if server == "readers" else checks or {})))
-    write(folder(server) / "hdfs-site.xml", xml(hdfs_site() | (READERS_HDFS_SITE if server == "readers" else checks or {})))
+    # The checks in both: the defaults of either file win over what stands in the other.
+    core, hdfs = (READERS_SITE, READERS_HDFS_SITE) if server == "readers" else (checks or {}, checks or {})
+    write(folder(server) / "core-site.xml", xml(core_site() | core))
+    write(folder(server) / "hdfs-site.xml", xml(hdfs_site() | hdfs))
     write(folder(server) / "log4j2.properties", LOG4J.format(level="warn"))
 
 

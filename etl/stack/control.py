@@ -219,17 +219,19 @@ def fences(running: Collection[str] = ()) -> list[str]:
     if machine.has_own_reader(jars.SPARK_HOME):
         stand.append(f"own operating-system user {here.readers_os_user}")
     else:
-        why = f"only root may enter {jars.SPARK_HOME}" if machine.is_root() else "the stack does not run as root"
+        closed = f"only root may enter {jars.SPARK_HOME}"
+        why = closed if machine.is_root() else "the stack does not run as root"
         missing.append(f"no operating-system user of its own ({why})")
     if machine.reader_uid(jars.SPARK_HOME) is not None:
-        stand.append(f"its processes are {here.hdfs_readers_user} to HDFS, and nobody to YARN and the loads' metastore")
+        name = here.hdfs_readers_user
+        stand.append(f"its processes are {name} to HDFS, and nobody to YARN and the loads' metastore")
     else:
         why = "" if machine.SOCKETS.is_file() else f" (there is no {machine.SOCKETS}: not Linux)"
         missing.append(f"HDFS, YARN and the loads' metastore cannot tell its processes from the loads'{why}")
     if not configuration.is_loopback(here.host):
         missing.append(
-            f"the servers listen on {here.host} and can tell processes of this machine only; on Kubernetes a NetworkPolicy "
-            "stands for it, elsewhere the network must"
+            f"the servers listen on {here.host} and can tell processes of this machine only; "
+            "on Kubernetes a NetworkPolicy stands for it, elsewhere the network must"
         )
     if "kafka" in running and here.kafka_security == "PLAINTEXT":
         missing.append("Kafka believes every process of this machine (kafka_security)")

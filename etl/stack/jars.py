@@ -113,12 +113,14 @@ def readers_guard() -> Path:
 
 def loads_login() -> Path:
     """Folder of the loads server's log-in, compiled; as `readers_guard`."""
-    return settings().jars_dir / "loads" / _compiled("login", "loads", next(PYSPARK_JARS.glob("spark-core_*.jar")).name)
+    version = next(PYSPARK_JARS.glob("spark-core_*.jar")).name
+    return settings().jars_dir / "loads" / _compiled("login", "loads", version)
 
 
 def hadoop_checks() -> Path:
     """Folder of the checks before the calls of Hadoop's servers, compiled; as `readers_guard`."""
-    return settings().jars_dir / "hadoop" / _compiled("checks", "hadoop", next(PYSPARK_JARS.glob("hadoop-client-api-*.jar")).name)
+    version = next(PYSPARK_JARS.glob("hadoop-client-api-*.jar")).name
+    return settings().jars_dir / "hadoop" / _compiled("checks", "hadoop", version)
 
 
 def metastore_main() -> Path:
@@ -128,7 +130,8 @@ def metastore_main() -> Path:
 
 def _sources(program: str) -> list[Path]:
     shared = ("peers",) if program in ("hadoop", "metastore") else ()
-    return [source for folder in (*shared, program) for source in sorted((HERE / "scala" / folder).glob("*.scala"))]
+    folders = [HERE / "scala" / name for name in (*shared, program)]
+    return [source for folder in folders for source in sorted(folder.glob("*.scala"))]
 
 
 def _compiled(name: str, program: str, version: str) -> str:
@@ -169,7 +172,7 @@ def _sum(path: Path) -> str:
 
 
 def hadoop_class_path() -> list[Path]:
-    """Class path of HDFS and YARN servers: checks of our own, the mini-cluster jar, and the client and logging jars of PySpark."""
+    """Class path of HDFS and YARN servers: our checks, the mini-cluster jar, client and logging jars of PySpark."""
     names = (
         "hadoop-client-api",
         "hadoop-client-runtime",

@@ -173,7 +173,7 @@ def has_own_reader(program: Path) -> bool:
 
 
 def reader_uid(program: Path) -> int | None:
-    """Return the operating-system user by whom the readers server's connections are told from others'; None where they cannot be."""
+    """Return the operating-system user whose connections are the readers server's; None where nobody can tell."""
     if not has_own_reader(program) or not SOCKETS.is_file():
         return None
     try:

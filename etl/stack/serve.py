@@ -56,7 +56,7 @@ def prepare(names: list[str]) -> None:
     for name in names:
         if name == "secrets":
             postgres.ensure_secrets()
-            # Postgres's own image, the readers' metastore, the API and the loads server get theirs and no other.
+            # Postgres's own image, the readers' metastore, API and loads server get theirs and no other.
             folder = settings().passfile.parent
             write(folder / "postgres.password", password("postgres"), private=True)
             own: dict[str, Role] = {"readers": "metastore_reader", "api": "api", "loads": "etl"}

@@ -1,9 +1,10 @@
-"""What a process of the readers' operating-system user reaches, should a statement ever run a program there: `tests/attacker.py` is it."""
+"""What a process of the readers' operating-system user reaches, should a statement ever run a program there."""
 
 from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -65,11 +66,14 @@ def is_there(path: str) -> bool:
 @pytest.mark.parametrize("name", ["etl", "hdfs", "root", "Reader", ""])
 def test_hdfs_takes_no_name_from_it_but_its_own(user: str, name: str):
     said = run(user, "call", at("namenode"), name)
-    assert said.startswith("refused: org.apache.hadoop.security.AccessControlException: a process of the readers'")
-    assert "may be reader only" in said
+    assert said.startswith("refused: org.apache.hadoop.security.AccessControlException: ")
+    assert "a process of the readers' operating-system user may be reader only, not " in said
 
 
-@pytest.mark.parametrize(("name", "real"), [("etl", "reader"), ("root", "reader"), ("reader", "etl"), ("reader", "root")])
+PROXIES = [("etl", "reader"), ("root", "reader"), ("reader", "etl"), ("reader", "root")]
+
+
+@pytest.mark.parametrize(("name", "real"), PROXIES)
 def test_it_is_a_proxy_for_nobody_and_nobody_is_one_for_it(user: str, name: str, real: str):
     assert "not allowed to impersonate" in run(user, "call", at("namenode"), name, real)
 
@@ -88,7 +92,8 @@ def test_processes_of_the_servers_user_are_who_they_say(user: str):
 def test_it_speaks_no_protocol_but_that_of_clients(user: str, protocol: str, method: str):
     # What a connection says at its start binds no call.
     for context in (protocol, CLIENTS):
-        assert "may not call " + protocol in run(user, "call", at("namenode"), "reader", "", protocol, method, "", context)
+        said = run(user, "call", at("namenode"), "reader", "", protocol, method, "", context)
+        assert f"may not call {protocol}" in said
 
 
 def test_the_datanode_takes_no_call_from_it(user: str):
@@ -116,7 +121,8 @@ def test_a_call_whose_process_has_gone_is_not_made(user: str):
 @pytest.mark.parametrize(("name", "said"), [("reader", "/warehouse"), ("etl", "may be reader only, not etl")])
 def test_hadoops_own_client_gets_the_answer_or_the_sentence(user: str, name: str, said: str):
     command = hadoop_java("128m", "org.apache.hadoop.fs.FsShell", "-ls", "/", conf="readers")
-    ran = subprocess.run(command, env={"HADOOP_USER_NAME": name}, cwd="/", user=user, capture_output=True, text=True)
+    claimed = {"HADOOP_USER_NAME": name}
+    ran = subprocess.run(command, env=claimed, cwd="/", user=user, capture_output=True, text=True)
     assert said in ran.stdout + ran.stderr
     assert (ran.returncode == 0) == (name == "reader")
 
@@ -152,20 +158,25 @@ def test_webhdfs_takes_no_name_from_it_but_its_own(user: str, port: str, claim: 
 def test_a_name_in_a_form_counts_too(user: str):
     form = ("user.name=etl&doas=etl", "application/x-www-form-urlencoded")
     for claim in ("user.name=reader", ""):
-        assert run(user, "page", at("namenode_http"), "PUT", f"/webhdfs/v1/claimed?op=MKDIRS&{claim}", *form)[0] == 403
+        path = f"/webhdfs/v1/claimed?op=MKDIRS&{claim}"
+        assert run(user, "page", at("namenode_http"), "PUT", path, *form)[0] == 403
     assert not is_there("/claimed")
 
 
 def test_webhdfs_answers_its_own_name_within_its_rights(user: str):
+    names, blocks = at("namenode_http"), at("datanode_http")
     path = f"/webhdfs/v1{settings().sandbox_path}/of-a-process"
-    status, place, _ = run(user, "page", at("namenode_http"), "PUT", f"{path}?op=CREATE&overwrite=true&user.name=reader")
-    assert (status, place.split("/")[2].partition(":")[2]) == (307, str(settings().port("datanode_http")))
-    written = run(user, "page", at("datanode_http"), "PUT", "/" + place.split("/", 3)[3], "own", "application/octet-stream")
+
+    def redirected(method: str, operation: str) -> str:
+        status, place, _ = run(user, "page", names, method, f"{path}?op={operation}&user.name=reader")
+        assert status == 307
+        return "/" + place.split("/", 3)[3]
+
+    written = run(user, "page", blocks, "PUT", redirected("PUT", "CREATE&overwrite=true"), "own", "text/plain")
     assert written[0] == 201
-    _, place, _ = run(user, "page", at("namenode_http"), "GET", f"{path}?op=OPEN&user.name=reader")
-    assert run(user, "page", at("datanode_http"), "GET", "/" + place.split("/", 3)[3])[::2] == [200, "own"]
-    assert run(user, "page", at("namenode_http"), "DELETE", f"{path}?op=DELETE&user.name=reader")[0] == 200
-    status, _, said = run(user, "page", at("namenode_http"), "GET", f"/webhdfs/v1{PRIVATE}?op=LISTSTATUS&user.name=reader")
+    assert run(user, "page", blocks, "GET", redirected("GET", "OPEN"))[::2] == [200, "own"]
+    assert run(user, "page", names, "DELETE", f"{path}?op=DELETE&user.name=reader")[0] == 200
+    status, _, said = run(user, "page", names, "GET", f"/webhdfs/v1{PRIVATE}?op=LISTSTATUS&user.name=reader")
     assert (status, "AccessControlException" in said) == (403, True)
 
 
@@ -194,7 +205,8 @@ def private_block() -> Iterator[tuple[str, int, int]]:
 
     path = f"{PRIVATE}/of-the-tests"
     storage().write(path, b"personal", overwrite=True)
-    asked = requests.get(f"{settings().webhdfs_url}/webhdfs/v1{path}?op=GET_BLOCK_LOCATIONS&user.name=etl", timeout=30).json()
+    page = f"{settings().webhdfs_url}/webhdfs/v1{path}?op=GET_BLOCK_LOCATIONS&user.name=etl"
+    asked = requests.get(page, timeout=30).json()
     block = asked["LocatedBlocks"]["locatedBlocks"][0]["block"]
     yield block["blockPoolId"], block["blockId"], block["generationStamp"]
     storage().delete(path)
@@ -224,10 +236,21 @@ def test_it_can_open_no_file_with_a_secret(user: str):
     assert [path for path in files if sql_server.password("etl") in path.read_text()] == [exported]
 
 
+def test_it_can_open_no_file_of_the_data_folder_but_its_own_and_reports(user: str):
+    """Scratch files of the loads hold rows, HDFS's folder holds everything."""
+    here = settings()
+    own = [configuration.folder("readers"), here.data_dir / "tmp" / "readers", here.jars_dir, here.data_dir / "report"]
+    # The other servers' configuration, without their secrets.
+    allowed = [*own, here.data_dir / "conf"]
+    opened = run(user, "readable_below", str(here.data_dir))
+    assert [path for path in opened if not any(Path(path).is_relative_to(place) for place in allowed)] == []
+    assert str(configuration.folder("readers") / "hive-site.xml") in opened
+
+
 @pytest.mark.parametrize("given", ["", "none", "etl"])
 def test_the_loads_server_asks_for_its_password(given: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sql_server, "password", lambda _: given)
-    with pytest.raises(RefusedError, match="has another password than that of the role etl"), sql_server.session():
+    with pytest.raises(RefusedError, match="has another password than that of"), sql_server.session():
         pass
 
 
@@ -261,9 +284,8 @@ def test_the_loads_metastore_answers_others_only(user: str):
 
 def test_the_readers_metastore_is_nobody_else_in_hdfs(user: str):
     """It runs as the servers' user, so the NameNode believes what it says."""
-    said = run(
-        user, "make_database", at("readers_metastore"), "etl", "claimed", f"{settings().hdfs_uri}{settings().warehouse_path}/claimed"
-    )
+    place = f"{settings().hdfs_uri}{settings().warehouse_path}/claimed"
+    said = run(user, "make_database", at("readers_metastore"), "etl", "claimed", place)
     assert "user=reader" in said
     assert not is_there(f"{settings().warehouse_path}/claimed")
 
