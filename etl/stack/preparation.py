@@ -38,8 +38,8 @@ def make_folders() -> None:
     """Make the folders of logs and scratch files; the readers' server owns its own, and may enter no other."""
     here = settings().data_dir
     (here / "tmp" / "readers").mkdir(parents=True, exist_ok=True)
-    # A shuffle of the loads lies in scratch files, names of customers in it.
-    for name in ("tmp/hadoop", "tmp/loads", "logs", "run", "hdfs"):
+    # Scratch files of the loads hold rows, with the names of customers.
+    for name in ("tmp/hadoop", "tmp/loads", "logs", "run", "hdfs", "kafka", "mlflow"):
         (here / name).mkdir(parents=True, exist_ok=True)
         (here / name).chmod(0o700)
     if machine.has_own_reader(jars.SPARK_HOME):
