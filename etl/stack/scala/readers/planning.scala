@@ -36,10 +36,25 @@ object Bounds {
   /** Of a statement when what it names is put in place: the parts of WITH, columns of columns, stars, grouping sets. */
   val expanded = 1000000.0
   val depth = 500
+  /** Of brackets in brackets: the parser's time grows with their square. */
+  val brackets = 200
   val partitions = 10000
 
   def refuse(what: String): Nothing = throw new UnsupportedOperationException(s"the statement is refused: $what")
-  def tooDeep: Nothing = refuse(s"it is nested deeper than $depth levels; split it, or use a temporary view")
+  def tooDeep: Nothing =
+    refuse(s"it is nested too deep ($brackets brackets, $depth levels); split it, or use a temporary view")
+
+  /** Return how deep brackets stand in brackets; those in texts and comments count too, as nobody writes so many. */
+  def nesting(text: String): Int = {
+    var (now, most) = (0, 0)
+    text.foreach {
+      case '(' | '[' => now += 1; most = math.max(most, now)
+      case ')' | ']' => now -= 1
+      case _ =>
+    }
+    most
+  }
+
   def tooLarge: Nothing =
     refuse("it is too large to be planned; ask for less at a time, or put long lists into a table of the sandbox and join it")
 
@@ -54,6 +69,7 @@ class BoundedParser(parser: ParserInterface) extends ParserInterface {
     if (text.length > Bounds.characters) {
       Bounds.refuse(f"it has ${text.length}%,d characters, and ${Bounds.characters}%,d are allowed; put long lists into a table of the sandbox and join it")
     }
+    if (Bounds.nesting(text) > Bounds.brackets) Bounds.tooDeep
     val parsed = try parse catch { case _: StackOverflowError => Bounds.tooDeep }
     parsed match {
       case tree: TreeNode[_] =>
@@ -119,7 +135,7 @@ class Size {
         val children = plan.children.map(shape(_, names, below))
         val inner = plan.innerChildren.collect { case one: LogicalPlan => shape(one, names, below).nodes }.sum
         val from = children.flatMap(_.worth).groupMapReduce(_._1)(_._2)(math.max)
-        val width = children.map(_.columns).sum
+        val width = if (children.isEmpty) table.columns else children.map(_.columns).sum
         def cost(expression: Expression): Double = worth(expression, from, names, below)
         val base = children.map(_.nodes).sum + inner + nested(plan, names, below).map(_.nodes).getOrElse(0.0) + 1
         plan match {
