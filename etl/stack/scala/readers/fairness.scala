@@ -156,9 +156,9 @@ class Fairness(session: SparkSession) extends Logging {
 
   def refuseIfRestarting(): Unit = if (restarting != null) throw new Ended(restarting)
 
-  def forget(statement: Statement): Unit = {
-    if (statement.isWorking) statement.end("its client closed it") else statements.remove(statement)
-  }
+  /** What was ended stays until its last task has, which may be after its client has gone. */
+  def forget(statement: Statement): Unit =
+    if (statement.isWorking) statement.end("its client closed it") else if (!statement.ended.isDone) statements.remove(statement)
 
   def forgetSession(session: Any): Unit = statements.asScala.filter(_.session == session).foreach(forget)
 
@@ -230,7 +230,10 @@ class Fairness(session: SparkSession) extends Logging {
     if (waiting.nonEmpty && others.nonEmpty) {
       val (_, most) = others.groupBy(_.pool).maxBy(_._2.size)
       val youngest = most.maxBy(_.since)
-      if (waitingSince.values.map(seconds).max >= endAfterSeconds) {
+      val longest = waitingSince.values.map(seconds).max
+      if (longest >= endAfterSeconds + ignoredSeconds) {
+        restart(s"tasks of ${youngest.pool} could not be ended and others waited for $longest s")
+      } else if (longest >= endAfterSeconds) {
         for (statement <- statements.asScala if youngest.tags(statement.tag) && !statement.ended.isDone) {
           statement.end("it was ended because it kept the processors while others waited; ask for less: fewer days, a join condition")
         }
