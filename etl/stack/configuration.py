@@ -48,6 +48,8 @@ SQL_LOG4J = LOG4J.format(level="warn") + "".join(
         # Folders are removed by Java where no program may be started; large task binaries are what wide tables have.
         ("remove", "org.apache.spark.network.util.JavaUtils", "error"),
         ("dag", "org.apache.spark.scheduler.DAGScheduler", "error"),
+        # A pool for each user of the readers server is made when they first ask.
+        ("pools", "org.apache.spark.scheduler.FairSchedulableBuilder", "error"),
     )
 )
 
@@ -539,17 +541,17 @@ def spark_defaults(reader: Reader) -> dict[str, object]:
                 (
                     str(properties["spark.sql.extensions"]),
                     "org.apache.spark.sql.warehouse.ResultLimit",
+                    "org.apache.spark.sql.warehouse.Bounds",
                     # Last: its parser is the outermost.
                     "org.apache.spark.sql.warehouse.Allowed",
                 )
             ),
-            "spark.extraListeners": "org.apache.spark.sql.warehouse.TimeLimit",
             "spark.warehouse.readers.seconds": here.readers_query_seconds,
             "spark.warehouse.readers.bytes": here.readers_result_mb * 2**20,
-            # For what runs no job, and only says that time is up: the limit above comes first and says why.
-            "spark.sql.thriftServer.queryTimeout": f"{here.readers_query_seconds + 10 if here.readers_query_seconds else 0}s",
             "spark.driver.maxResultSize": f"{here.readers_result_mb}m",
-            # The statements of one analyst leave room for those of others.
+            # A row of constants would be worked out by the server's planner, not by a task.
+            "spark.sql.optimizer.excludedRules": "org.apache.spark.sql.catalyst.optimizer.ConvertToLocalRelation",
+            # Each user has a pool of tasks.
             "spark.scheduler.mode": "FAIR",
         }
         options = [
@@ -586,6 +588,7 @@ def readers_policy() -> str:
         keystore=readers_keystore() if here.readers_tls_file else None,
         openers=[jar for name in KEYSTORE_OPENERS for jar in (jars.readers_home() / "jars").glob(f"{name}[_-]*.jar")],
         program=[jars.SPARK_HOME, jars.readers_home(), here.jars_dir / "spark", jars.readers_guard(), folder("readers")],
+        guard=jars.readers_guard(),
         scratch=here.data_dir / "tmp" / "readers",
         hosts=sorted(hosts),
         ports=sorted(ports),

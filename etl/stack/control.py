@@ -20,8 +20,8 @@ from etl.errors import BusyError, RefusedError, UnavailableError, WarehouseError
 from etl.log import logger, run_main
 from etl.screens import console, progress
 from etl.settings import settings
-from etl.stack import configuration, jars, machine, postgres, preparation, supervision
-from etl.stack.servers import Server, all_servers, one_server
+from etl.stack import configuration, jars, machine, postgres, preparation, supervision, watch
+from etl.stack.servers import Server, all_servers, one_server, readers_sign
 
 NEEDED_MEMORY_GB = 4.0
 LANE_MEMORY_GB = 2.0
@@ -189,6 +189,8 @@ def status() -> int:
     for server in all_servers().values():
         info = known.get(server.name, {})
         state = str(info.get("statename", "STOPPED")).lower()
+        if server.name == "readers" and state == "running" and not watch.answers("readers"):
+            state = "answers no statement"
         pid = int(info.get("pid", 0))
         memory = memory_bytes(pid) if pid else 0
         total += memory
@@ -203,6 +205,8 @@ def status() -> int:
     console().print(table)
     for line in fences({name for name, info in known.items() if info["statename"] == "RUNNING"}):
         print(line)
+    if (reason := readers_sign("restarted")).exists():
+        print(f"readers' last restart by itself: {reason.read_text()}")
     return 0 if all_up else 1
 
 
