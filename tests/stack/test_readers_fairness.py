@@ -16,7 +16,7 @@ from etl import sql_server
 from etl.errors import WarehouseError
 from etl.sql_server import StatementError
 from etl.stack import supervision, watch
-from tests.readers import ENDLESS, given, started
+from tests.readers import ENDLESS, PORT, given, started
 
 SMALL = "SELECT count(*) FROM VALUES (1), (2), (3)"
 SMALL_SECONDS = 30
@@ -126,7 +126,7 @@ def test_a_users_sessions_are_bounded(own: Path) -> None:
 @pytest.mark.slow
 def test_a_statement_that_cannot_be_ended_ends_the_server_with_a_sentence() -> None:
     endless = "SELECT count(*) FROM range(1) WHERE levenshtein(concat(repeat('ab', 400000), id), repeat('ba', 400000)) = 3"
-    with given(readers_query_seconds=5) as folder, started(folder) as log:
+    with given(readers_query_seconds=5, readers_port=PORT + 1) as folder, started(folder) as log:
         with asked("ana", endless) as stubborn, asked("ben", ENDLESS) as other:
             assert "ran longer than 5 s (readers_query_seconds)" in stubborn() + other()
             with asked("ben", ENDLESS) as third:
