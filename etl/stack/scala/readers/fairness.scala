@@ -144,7 +144,8 @@ class Fairness(session: SparkSession) extends Logging {
   val workers = new Workers
 
   @volatile private var restarting: String = _
-  @volatile private var healthyAt = System.nanoTime()
+  // The first statement takes longer, on a machine that is busy much longer.
+  @volatile private var healthyAt = System.nanoTime() + TimeUnit.SECONDS.toNanos(firstHealthSeconds)
   @volatile private var problem = "it did not come to an end"
 
   def begin(user: String, session: Any): Statement = {
@@ -315,7 +316,8 @@ object Fairness {
   val servedSeconds = 30
   val endAfterSeconds = 6
   val healthEverySeconds = 5
-  val healthSeconds = 60
+  val healthSeconds = 90
+  val firstHealthSeconds = 120
   val farewellSeconds = 3
   val pressureMillis = 6000
   val pressureShare = 0.7
