@@ -10,8 +10,8 @@ from etl.stack import supervision
 from etl.stack.servers import heartbeat, one_server
 
 INTERVAL_SECONDS = 5
-PATIENCE_SECONDS = 60
-"""Beyond `STALE_SECONDS`. The server itself starts again after 60 s without a statement, and then says why to every session."""
+PATIENCE_SECONDS = 90
+"""Beyond `STALE_SECONDS`. The server itself starts again after 90 s without a statement, and then says why to every session."""
 
 
 def answers(name: str) -> bool:

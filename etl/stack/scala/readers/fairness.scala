@@ -144,7 +144,8 @@ class Fairness(session: SparkSession) extends Logging {
   val workers = new Workers
 
   @volatile private var restarting: String = _
-  @volatile private var healthyAt = System.nanoTime()
+  // The first statement takes longer, on a machine that is busy much longer.
+  @volatile private var healthyAt = System.nanoTime() + TimeUnit.SECONDS.toNanos(firstHealthSeconds)
   @volatile private var problem = "it did not come to an end"
 
   def begin(user: String, session: Any): Statement = {
@@ -194,7 +195,7 @@ class Fairness(session: SparkSession) extends Logging {
         statements.remove(statement)
       } else {
         statement.interrupt()
-        if (statement.endedSeconds >= regularExpressionSeconds) stopRegularExpressions(statement, running.filter(_.tags(statement.tag)).map(_.id))
+        if (statement.endedSeconds >= stopSeconds) stop(statement, running.filter(_.tags(statement.tag)).map(_.id))
         if (statement.endedSeconds >= ignoredSeconds) {
           restart(s"a statement of ${statement.user} could not be ended: it ignored that for $ignoredSeconds s")
         }
@@ -205,16 +206,22 @@ class Fairness(session: SparkSession) extends Logging {
     if (seconds(healthyAt) > healthSeconds) restart(s"it answered no statement of its own for $healthSeconds s: $problem")
   }
 
-  /** A regular expression looks at no interrupt. It holds nothing that others need, so its thread may be stopped, where Java still can (before 20). */
-  private def stopRegularExpressions(statement: Statement, taskIds: Seq[Long]): Unit = {
-    val runners =
-      if (taskIds.isEmpty) Nil
-      else Thread.getAllStackTraces.keySet.asScala.filter(thread => taskIds.exists(id => thread.getName.endsWith(s"(TID $id)")))
-    for (thread <- statement.working ++ runners if thread.getStackTrace.take(3).exists(_.getClassName.startsWith("java.util.regex."))) {
+  /**
+   * Stop the threads that look at no interrupt, where Java still can (before 20): those in a regular expression, and tasks in the code of an
+   * expression. They hold nothing there that others need.
+   */
+  private def stop(statement: Statement, taskIds: Seq[Long]): Unit = {
+    val runners = Thread.getAllStackTraces.asScala.collect {
+      case (thread, stack) if taskIds.exists(id => thread.getName.endsWith(s"(TID $id)")) && isIn(stack.take(12), expressions) => thread
+    }
+    for (thread <- runners ++ statement.working.filter(one => isIn(one.getStackTrace.take(3), regularExpressions))) {
       try thread.stop(): @nowarn("cat=deprecation")
       catch { case _: UnsupportedOperationException => }
     }
   }
+
+  private def isIn(stack: Array[StackTraceElement], packages: Seq[String]): Boolean =
+    stack.exists(frame => packages.exists(frame.getClassName.startsWith))
 
   private val waitingSince = mutable.Map[String, Long]()
   private val servedAt = mutable.Map[String, Long]()
@@ -302,12 +309,15 @@ object Fairness {
   val statementsAtOnce = 8
   val sessionsOfUser = 60
   val ignoredSeconds = 20
-  val regularExpressionSeconds = 5
+  val stopSeconds = 3
+  private val regularExpressions = Seq("java.util.regex.")
+  private val expressions = regularExpressions :+ "org.apache.spark.sql.catalyst.expressions."
   val killAfterSeconds = 2
   val servedSeconds = 30
-  val endAfterSeconds = 8
+  val endAfterSeconds = 6
   val healthEverySeconds = 5
-  val healthSeconds = 60
+  val healthSeconds = 90
+  val firstHealthSeconds = 120
   val farewellSeconds = 3
   val pressureMillis = 6000
   val pressureShare = 0.7
