@@ -251,9 +251,12 @@ def _yarn(name: str, program: str, is_ready: Callable[[], bool], after: str, *po
 
 def _metastore(name: str, heap: str, after: tuple[str, ...]) -> Server:
     port = settings().port(name)
+    # It believes everybody: processes of the readers have a metastore of their own.
+    refused = machine.reader_uid(jars.SPARK_HOME) if name == "metastore" else None
+    arguments = [settings().host, str(port), *([] if refused is None else [str(refused)])]
     return Server(
         name,
-        metastore_java(name, heap, "org.apache.hadoop.hive.metastore.Main", settings().host, str(port)),
+        metastore_java(name, heap, "org.apache.hadoop.hive.metastore.Main", *arguments),
         {name: port},
         _listens(port),
         after=after,

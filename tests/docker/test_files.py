@@ -102,6 +102,7 @@ def test_the_readers_server_gets_no_secret_and_its_metastore_only_its_own():
         "secrets", "postgres", "prepare-stores", "metastore", "prepare-hive", "warehouse", "jenkins", "stream", "notify",
     }  # fmt: skip
     assert {name for name, volumes in mounted.items() if "secrets-api" in volumes} == {"secrets", "api"}
+    assert {name for name, volumes in mounted.items() if "secrets-loads" in volumes} == {"secrets", "loads"}
     assert {name for name, volumes in mounted.items() if "secrets-readers" in volumes} == {"secrets", "readers-metastore"}
 
 

@@ -105,7 +105,7 @@ object AllowedParser {
     classOf[ShowNamespacesCommand],
     classOf[ShowPartitions], classOf[ShowTablePartition], classOf[ShowTableProperties], classOf[ShowTables], classOf[ShowTablesExtended],
     classOf[ShowViews], classOf[UnresolvedFunctionName], classOf[UnresolvedIdentifier], classOf[UnresolvedNamespace],
-    CurrentNamespace.getClass, classOf[UnresolvedTable], classOf[UnresolvedTableOrView], classOf[UnresolvedView])
+    CurrentNamespace.getClass, classOf[ResolvedNamespace], classOf[UnresolvedTable], classOf[UnresolvedTableOrView], classOf[UnresolvedView])
 
   /** Their target is looked at when it is known (`AllowedRelations`). */
   private val writes: Set[Class[_]] = Set(
