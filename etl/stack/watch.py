@@ -12,6 +12,8 @@ from etl.stack.servers import heartbeat, one_server
 INTERVAL_SECONDS = 5
 PATIENCE_SECONDS = 90
 """Beyond `STALE_SECONDS`. The server itself starts again after 90 s without a statement, and then says why to every session."""
+STARTING_SECONDS = 300
+"""Of a server that has not answered since it started: a busy machine takes minutes."""
 
 
 def answers(name: str) -> bool:
@@ -24,16 +26,14 @@ def answers(name: str) -> bool:
 
 def watch(name: str) -> None:
     """Look after one server for ever."""
-    silent_since: float | None = None
-    pid = 0
+    pid, patience, answered_at = 0, STARTING_SECONDS, time.monotonic()
     while True:
         info = supervision.states().get(name, {})
-        if info.get("statename") != "RUNNING" or info.get("pid") != pid or answers(name):
-            # One that has just started has its time to get ready.
-            silent_since, pid = None, info.get("pid", 0)
-        elif silent_since is None:
-            silent_since = time.monotonic()
-        elif time.monotonic() - silent_since > PATIENCE_SECONDS:
+        if info.get("statename") != "RUNNING" or info.get("pid") != pid:
+            pid, patience, answered_at = info.get("pid", 0), STARTING_SECONDS, time.monotonic()
+        elif answers(name):
+            patience, answered_at = PATIENCE_SECONDS, time.monotonic()
+        elif time.monotonic() - answered_at > patience:
             logger.error("a server answers no statement and is started again", server=name, pid=pid)
             supervision.call("stopProcess", name)
             supervision.call("startProcess", name, False)

@@ -56,6 +56,10 @@ class ReadersServer(session: SparkSession) extends HiveServer2 with ReflectedCom
     }
     initCompositeService(conf)
     setSuperField(service.getSessionManager, "backgroundOperationPool", fairness.workers)
+  }
+
+  override def start(): Unit = {
+    super.start()
     fairness.start()
   }
 }
