@@ -8,11 +8,29 @@ from typing import TYPE_CHECKING
 
 import psycopg2
 
-from etl.errors import UnavailableError
+from etl.errors import RefusedError, UnavailableError
 from etl.settings import Role, settings
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection
+
+
+def password(role: Role) -> str:
+    """Return a role's password from the pgpass file.
+
+    Raises
+    ------
+    RefusedError
+        When the file has none for it.
+    """
+    path = settings().passfile
+    for line in path.read_text().splitlines() if path.exists() else []:
+        *_, user, secret = line.rsplit(":", 2)
+        if user == role:
+            return secret
+    raise RefusedError(
+        f"{path} has no password of the role {role}; bash/stack.sh up writes one for the local servers",
+    )
 
 
 def connect(role: Role, dbname: str, application_name: str = "warehouse") -> connection:

@@ -21,6 +21,7 @@ from TCLIService import ttypes
 from thrift.transport.TSocket import TSocket
 from thrift.transport.TTransport import TTransportException
 
+from etl.databases import password
 from etl.errors import RefusedError, UnavailableError, WarehouseError
 from etl.log import logger
 from etl.settings import ROOT, settings
@@ -231,8 +232,8 @@ def session(
         host, port = settings().readers_host, settings().port("readers")
 
     def connect() -> hive.Connection:
-        name, password = _readers_login(user) if server == "readers" else (user or settings().hdfs_user, None)
-        transport = sasl_transport(host, port, name, password, readers_tls() if server == "readers" else None)
+        name, secret = _readers_login(user) if server == "readers" else _loads_login(user)
+        transport = sasl_transport(host, port, name, secret, readers_tls() if server == "readers" else None)
         return hive.connect(thrift_transport=transport, username=name, configuration=configuration or {})
 
     try:
@@ -244,6 +245,11 @@ def session(
             raise RefusedError(
                 f"the certificate of the readers SQL server at {host}:{port} is not trusted, or it speaks no TLS "
                 f"({getattr(cause, 'verify_message', None) or cause.reason}); correct readers_ca_file or the certificate"
+            ) from error
+        if "validating" in str(error) and server == "loads":
+            raise RefusedError(
+                f"the loads SQL server at {host}:{port} has another password than that of the role etl in "
+                f"{settings().passfile}; correct the file, or start the loads server again"
             ) from error
         if "validating" in str(error):
             raise RefusedError(
@@ -278,6 +284,11 @@ def sasl_transport(
     # Where nobody is asked, the protocol wants a password all the same.
     client = functools.partial(PureSASLClient, host=host, username=user, password=password or "none")
     return thrift_sasl.TSaslClientTransport(client, "PLAIN", opened)
+
+
+def _loads_login(user: str | None) -> tuple[str, str | None]:
+    # Who may be `etl` in Postgres may be so here.
+    return user or settings().hdfs_user, password("etl")
 
 
 def _readers_login(user: str | None) -> tuple[str, str | None]:

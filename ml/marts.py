@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from etl import ops
+from etl.databases import password
 from etl.errors import RefusedError, WarehouseError
 from etl.log import logger, run_main
 from etl.screens import progress
@@ -141,6 +142,8 @@ def dbt(*arguments: str, file: str, told: Mapping[str, str] = {}) -> None:
             "MARTS_HOST": here.loads_host,
             "MARTS_PORT": str(here.port("loads")),
             "MARTS_USER": here.hdfs_user,
+            # dbt keeps variables of this kind out of its logs.
+            "DBT_ENV_SECRET_MARTS_PASSWORD": password("etl"),
             "MARTS_CLOCK": here.as_of,
             "DBT_PROFILES_DIR": str(PROJECT),
             "DBT_TARGET_PATH": str(folder),

@@ -14,8 +14,9 @@ import re
 import runpy
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from etl.databases import password
 from etl.errors import RefusedError, UnavailableError
 from etl.log import run_main
 from etl.screens import Update, progress
@@ -80,15 +81,33 @@ def spark_session(app: str) -> SparkSession:
         if not machine.answers(here.loads_host, here.port("connect")):
             raise unavailable
         try:
-            session = SparkSession.builder.remote(f"sc://{address}/;user_id={here.hdfs_user}").appName(app).create()
+            session = _connected(address, app)
             session.conf.set("spark.sql.connect.serverStacktrace.enabled", "false")
         except (RpcError, PySparkException) as error:
+            if "UNAUTHENTICATED" in str(error):
+                raise RefusedError(
+                    f"Spark Connect at {address} has another password than that of the role etl in {here.passfile}; "
+                    "correct the file, or start the loads server again"
+                ) from error
             raise unavailable from error
-        session.client.set_retry_policies([DefaultPolicy(max_retries=RETRIES)])
+        session.client.set_retry_policies([DefaultPolicy(max_retries=RETRIES)])  # type: ignore[operator]
         if sys.stderr.isatty():
             session.registerProgressHandler(_Bar(app))
     atexit.register(_stop, session)
     return session
+
+
+def _connected(address: str, app: str) -> SparkSession:
+    from pyspark.sql.connect.client import DefaultChannelBuilder
+    from pyspark.sql.connect.session import SparkSession as ConnectSession
+
+    channel = DefaultChannelBuilder(f"sc://{address}/;user_id={settings().hdfs_user}")
+    # As a header: Spark's own option for it insists on TLS, and each session shows its `remote` as a setting.
+    channel.set("authorization", f"Bearer {password('etl')}")
+    # What PySpark's other builder says to its functions.
+    os.environ["SPARK_CONNECT_MODE_ENABLED"] = "1"
+    builder = ConnectSession.builder.channelBuilder(channel).appName(app)
+    return cast("SparkSession", builder.create())
 
 
 def main_snapshot(spark: SparkSession, table: str) -> int | None:

@@ -39,8 +39,10 @@ def given(**changed: object) -> Iterator[Path]:
     """Let the settings of this process and its children name a readers server of their own, and its data folder."""
     folder = Path(tempfile.mkdtemp(prefix="readers-"))
     folder.chmod(0o755)
+    # The stack's loads server goes on asking for its password.
+    own = {"data_dir": folder, "readers_port": PORT, "pgpass_file": settings().passfile}
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"data_dir": folder, "readers_port": PORT, **changed}.items():
+        for name, value in {**own, **changed}.items():
             patch.setenv(f"WAREHOUSE_{name.upper()}", str(value))
         settings.cache_clear()
         try:

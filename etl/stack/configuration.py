@@ -6,6 +6,7 @@ import ipaddress
 import os
 import re
 import secrets
+import shlex
 import shutil
 import subprocess
 import urllib.parse
@@ -15,10 +16,11 @@ from xml.sax.saxutils import escape
 
 import jinja2
 
+from etl.databases import password
 from etl.errors import RefusedError
 from etl.files import write
 from etl.settings import settings
-from etl.stack import jars, machine, postgres
+from etl.stack import jars, machine
 
 Reader = Literal["loads", "readers"]
 
@@ -67,6 +69,8 @@ SQL_LOG4J = LOG4J.format(level="warn") + "".join(
         # Folders are removed by Java where no program may be started; large task binaries are what wide tables have.
         ("remove", "org.apache.spark.network.util.JavaUtils", "error"),
         ("dag", "org.apache.spark.scheduler.DAGScheduler", "error"),
+        # A pool for each user of the readers server is made when they first ask.
+        ("pools", "org.apache.spark.scheduler.FairSchedulableBuilder", "error"),
     )
 )
 
@@ -81,6 +85,10 @@ READERS_SITE: dict[str, object] = {
     "hadoop.security.group.mapping": "org.apache.hadoop.security.NullGroupsMapping",
     # A proxy user is another one for each statement: cached, its clients of HDFS would stay for ever.
     "fs.hdfs.impl.disable.cache": "true",
+}
+LOADS_LOGIN: dict[str, object] = {
+    "hive.server2.authentication": "CUSTOM",
+    "hive.server2.custom.authentication.class": "warehouse.LoadsLogin",
 }
 PARSER_MEMORY_PERCENT = 20
 """Of the heap, for the parser's cache; then it is emptied. Spark counts 9,700 bytes a state, and a state has about 5,300."""
@@ -128,6 +136,25 @@ def core_site() -> dict[str, object]:
     }
 
 
+STATIC_USER_FILTER = "org.apache.hadoop.http.lib.StaticUserWebFilter"
+"""What Hadoop has there by default."""
+
+
+def readers_checks() -> dict[str, object]:
+    """Properties of Hadoop's servers: processes of the readers' operating-system user are checked (etl/stack/scala/hadoop)."""
+    uid = machine.reader_uid(jars.SPARK_HOME)
+    if uid is None:
+        return {}
+    return {
+        "warehouse.readers.uid": uid,
+        "warehouse.readers.user": settings().hdfs_readers_user,
+        # On every port: those of YARN too, which runs a program of whoever asks as the servers' user.
+        "ipc.scheduler.impl": "org.apache.hadoop.ipc.CheckedCalls",
+        "hadoop.http.filter.initializers": f"warehouse.CheckedPages,{STATIC_USER_FILTER}",
+        "dfs.datanode.httpserver.filter.handlers": "warehouse.CheckedRequests",
+    }
+
+
 def hdfs_site() -> dict[str, object]:
     """Properties of HDFS: one DataNode, loopback."""
     here = settings()
@@ -143,6 +170,8 @@ def hdfs_site() -> dict[str, object]:
         "dfs.namenode.datanode.registration.ip-hostname-check": "false",
         "dfs.replication": 1,
         "dfs.permissions.enabled": "true",
+        # Who may read a file, the NameNode says; without tokens the DataNode gives a block to everybody.
+        "dfs.block.access.token.enable": "true",
         # HDFS refuses a full disk before the machine's disk is full.
         "dfs.datanode.du.reserved": 512 * 1024 * 1024,
         "dfs.namenode.safemode.extension": 0,
@@ -287,7 +316,7 @@ def metastore_site(reader: Reader) -> dict[str, object]:
         "javax.jdo.option.ConnectionURL": f"jdbc:postgresql://{here.postgres_host}:{here.port('postgres')}/metastore",
         "javax.jdo.option.ConnectionDriverName": "org.postgresql.Driver",
         "javax.jdo.option.ConnectionUserName": role,
-        "javax.jdo.option.ConnectionPassword": postgres.password(role),
+        "javax.jdo.option.ConnectionPassword": password(role),
         "metastore.warehouse.dir": f"{here.hdfs_uri}{here.warehouse_path}",
         "metastore.thrift.uris": metastore_uri(reader),
         "metastore.schema.verification": "true",
@@ -328,7 +357,7 @@ def hive_site(reader: Reader) -> dict[str, object]:
         "hive.exec.scratchdir": f"{here.hdfs_uri}/tmp/hive-{reader}",  # noqa: S108 - a folder of HDFS
         "hive.server2.logging.operation.enabled": "false",
         "hive.server2.idle.session.timeout": "6h",
-        **(readers_access() if reader == "readers" else {}),
+        **(readers_access() if reader == "readers" else LOADS_LOGIN),
         # A session's first metadata call, such as an ODBC driver's GetTables, makes an authorizer, though nobody asks it anything, and
         # opens an embedded metastore for it unless this is said to be done. The readers' Java policy refuses that one.
         "hive.security.authorization.manager": f"{HIVE_AUTHORIZATION}.fallback.FallbackHiveAuthorizerFactory",
@@ -346,7 +375,7 @@ def readers_access() -> dict[str, object]:
     """
     here = settings()
     properties: dict[str, object] = {"hive.server2.authentication": "NONE"}
-    if here.readers_authentication == "loopback" and not _is_loopback(here.host):
+    if here.readers_authentication == "loopback" and not is_loopback(here.host):
         raise RefusedError(
             f"the readers server would listen on {here.host} and ask nobody for a password: whoever reaches port {here.port('readers')} "
             "would read every transaction; set readers_authentication to ldap, or to none where the network lets nobody else reach it"
@@ -358,9 +387,9 @@ def readers_access() -> dict[str, object]:
                 f"readers_authentication is ldap, but readers_ldap_url is {here.readers_ldap_url!r} and readers_ldap_user_dn "
                 f"{here.readers_ldap_user_dn!r}; give them as in ldaps://ldap.example.com and uid=%s,ou=people,dc=example,dc=com"
             )
-        if url.scheme == "ldap" and not _is_loopback(url.hostname):
+        if url.scheme == "ldap" and not is_loopback(url.hostname):
             raise RefusedError(f"readers_ldap_url {here.readers_ldap_url} would send passwords in the clear; give it as ldaps://")
-        if here.readers_tls_file is None and not _is_loopback(here.host):
+        if here.readers_tls_file is None and not is_loopback(here.host):
             raise RefusedError(
                 f"the readers server would listen on {here.host} and take passwords in the clear; "
                 "give it a certificate: bash/certificates.sh readers, then readers_tls_file"
@@ -379,7 +408,8 @@ def readers_access() -> dict[str, object]:
     return properties
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Tell whether an address is reached by processes of this machine only."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -466,6 +496,8 @@ def spark_defaults(reader: Reader) -> dict[str, object]:
         # Nobody else speaks to the driver of a SQL server: its tasks run in it.
         "spark.driver.bindAddress": own_address(),
         "spark.driver.host": own_address(),
+        # The driver has a port all the same. Its secret is made at the start and stays in its memory.
+        "spark.authenticate": "true",
         "spark.sql.extensions": "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions",
         catalog: "org.apache.iceberg.spark.SparkSessionCatalog",
         f"{catalog}.type": "hive",
@@ -502,6 +534,7 @@ def spark_defaults(reader: Reader) -> dict[str, object]:
     if reader == "loads":
         properties |= {
             "spark.driver.memory": here.loads_memory,
+            "spark.driver.extraClassPath": os.pathsep.join((class_path, str(jars.loads_login()))),
             "spark.plugins": "org.apache.spark.sql.connect.SparkConnectPlugin",
             "spark.connect.grpc.binding.address": here.host,
             "spark.connect.grpc.binding.port": here.port("connect"),
@@ -539,17 +572,17 @@ def spark_defaults(reader: Reader) -> dict[str, object]:
                 (
                     str(properties["spark.sql.extensions"]),
                     "org.apache.spark.sql.warehouse.ResultLimit",
+                    "org.apache.spark.sql.warehouse.Bounds",
                     # Last: its parser is the outermost.
                     "org.apache.spark.sql.warehouse.Allowed",
                 )
             ),
-            "spark.extraListeners": "org.apache.spark.sql.warehouse.TimeLimit",
             "spark.warehouse.readers.seconds": here.readers_query_seconds,
             "spark.warehouse.readers.bytes": here.readers_result_mb * 2**20,
-            # For what runs no job, and only says that time is up: the limit above comes first and says why.
-            "spark.sql.thriftServer.queryTimeout": f"{here.readers_query_seconds + 10 if here.readers_query_seconds else 0}s",
             "spark.driver.maxResultSize": f"{here.readers_result_mb}m",
-            # The statements of one analyst leave room for those of others.
+            # A row of constants would be worked out by the server's planner, not by a task.
+            "spark.sql.optimizer.excludedRules": "org.apache.spark.sql.catalyst.optimizer.ConvertToLocalRelation",
+            # Each user has a pool of tasks.
             "spark.scheduler.mode": "FAIR",
         }
         options = [
@@ -586,6 +619,7 @@ def readers_policy() -> str:
         keystore=readers_keystore() if here.readers_tls_file else None,
         openers=[jar for name in KEYSTORE_OPENERS for jar in (jars.readers_home() / "jars").glob(f"{name}[_-]*.jar")],
         program=[jars.SPARK_HOME, jars.readers_home(), here.jars_dir / "spark", jars.readers_guard(), folder("readers")],
+        guard=jars.readers_guard(),
         scratch=here.data_dir / "tmp" / "readers",
         hosts=sorted(hosts),
         ports=sorted(ports),
@@ -596,10 +630,10 @@ def write_server(name: str) -> None:
     """Write the configuration of one server, where it has any."""
     match name:
         case "namenode" | "datanode":
-            _write_hadoop("hadoop")
+            _write_hadoop("hadoop", readers_checks())
             write(folder("hadoop") / "log4j2.properties", LOG4J.format(level="warn") + AUDIT_LOG4J.format(path=hdfs_audit_log()))
         case "resourcemanager" | "nodemanager":
-            _write_hadoop("yarn")
+            _write_hadoop("yarn", readers_checks())
             write(folder("yarn") / "yarn-site.xml", xml(yarn_site()))
             write(folder("yarn") / "capacity-scheduler.xml", xml(capacity_scheduler()))
         case "metastore" | "readers_metastore":
@@ -608,6 +642,9 @@ def write_server(name: str) -> None:
             write(folder(name) / "metastore-site.xml", xml(metastore_site("loads" if name == "metastore" else "readers")), private=True)
         case "loads":
             _write_spark("loads")
+            # Who has the password of the role `etl` is `etl` here too. spark-submit reads this file.
+            secret = f"SPARK_CONNECT_AUTHENTICATE_TOKEN={shlex.quote(password('etl'))}\n"
+            write(folder("loads") / "spark-env.sh", secret, private=True)
             # The loads' folder is the configuration of every job, on YARN as well.
             write(folder("loads") / "yarn-site.xml", xml(yarn_site()))
         case "kafka":
@@ -620,9 +657,11 @@ def write_server(name: str) -> None:
             write(folder("readers") / "java.policy", readers_policy())
 
 
-def _write_hadoop(server: str) -> None:
-    write(folder(server) / "core-site.xml", xml(core_site() | (READERS_SITE if server == "readers" else {})))
-    write(folder(server) / "hdfs-site.xml", xml(hdfs_site() | (READERS_HDFS_SITE if server == "readers" else {})))
+def _write_hadoop(server: str, checks: dict[str, object] | None = None) -> None:
+    # The checks in both: the defaults of either file win over what stands in the other.
+    core, hdfs = (READERS_SITE, READERS_HDFS_SITE) if server == "readers" else (checks or {}, checks or {})
+    write(folder(server) / "core-site.xml", xml(core_site() | core))
+    write(folder(server) / "hdfs-site.xml", xml(hdfs_site() | hdfs))
     write(folder(server) / "log4j2.properties", LOG4J.format(level="warn"))
 
 

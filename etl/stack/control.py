@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,8 +20,8 @@ from etl.errors import BusyError, RefusedError, UnavailableError, WarehouseError
 from etl.log import logger, run_main
 from etl.screens import console, progress
 from etl.settings import settings
-from etl.stack import configuration, jars, machine, postgres, preparation, supervision
-from etl.stack.servers import Server, all_servers, one_server
+from etl.stack import configuration, jars, machine, postgres, preparation, supervision, watch
+from etl.stack.servers import Server, all_servers, one_server, readers_sign
 
 NEEDED_MEMORY_GB = 4.0
 LANE_MEMORY_GB = 2.0
@@ -189,6 +189,8 @@ def status() -> int:
     for server in all_servers().values():
         info = known.get(server.name, {})
         state = str(info.get("statename", "STOPPED")).lower()
+        if server.name == "readers" and state == "running" and not watch.answers("readers"):
+            state = "answers no statement"
         pid = int(info.get("pid", 0))
         memory = memory_bytes(pid) if pid else 0
         total += memory
@@ -201,23 +203,48 @@ def status() -> int:
     table.add_section()
     table.add_row("all", "up" if all_up else "not all up", "", f"{total / 2**20:,.0f} MB", f"data: {settings().data_dir}")
     console().print(table)
-    for line in fences():
+    for line in fences({name for name, info in known.items() if info["statename"] == "RUNNING"}):
         print(line)
+    if (reason := readers_sign("restarted")).exists():
+        print(f"readers' last restart by itself: {reason.read_text()}")
     return 0 if all_up else 1
 
 
-def fences() -> list[str]:
-    """Say which fences stand around the readers server."""
-    own_user = (
-        f"own operating-system user {settings().readers_os_user}"
-        if machine.has_own_reader(jars.SPARK_HOME)
-        else "no operating-system user of its own: not root, or a folder that only root may enter"
-    )
+def fences(running: Collection[str] = ()) -> list[str]:
+    """Say which fences stand around the readers server, and which do not while some servers are running."""
     here = settings()
+    stand = [
+        f"HDFS user {here.hdfs_readers_user} may only read, and write below {here.sandbox_path}",
+        "metastore role may only SELECT",
+        "local files closed to SQL",
+        "the loads server and Spark Connect ask for the password of the role etl",
+    ]
+    missing = []
+    if machine.has_own_reader(jars.SPARK_HOME):
+        stand.append(f"own operating-system user {here.readers_os_user}")
+    else:
+        closed = f"only root may enter {jars.SPARK_HOME}"
+        why = closed if machine.is_root() else "the stack does not run as root"
+        missing.append(f"no operating-system user of its own ({why})")
+    if machine.reader_uid(jars.SPARK_HOME) is not None:
+        name = here.hdfs_readers_user
+        stand.append(f"its processes are {name} to HDFS, and nobody to YARN and the loads' metastore")
+    else:
+        why = "" if machine.SOCKETS.is_file() else f" (there is no {machine.SOCKETS}: not Linux)"
+        missing.append(f"HDFS, YARN and the loads' metastore cannot tell its processes from the loads'{why}")
+    if not configuration.is_loopback(here.host):
+        missing.append(
+            f"the servers listen on {here.host} and can tell processes of this machine only; "
+            "on Kubernetes a NetworkPolicy stands for it, elsewhere the network must"
+        )
+    if "kafka" in running and here.kafka_security == "PLAINTEXT":
+        missing.append("Kafka believes every process of this machine (kafka_security)")
+    if "mlflow" in running:
+        missing.append("MLflow's page believes every process of this machine: stop it when nobody looks at it")
     asked = {"loopback": "nobody is asked, on this machine only", "ldap": f"LDAP ({here.readers_ldap_url})", "none": "NOBODY IS ASKED"}
     return [
-        f"readers' fences: {own_user}; HDFS user {here.hdfs_readers_user} may only read, and write below {here.sandbox_path}; "
-        "metastore role may only SELECT; local files closed to SQL",
+        f"readers' fences: {'; '.join(stand)}",
+        *(f"readers' fence missing: {one}" for one in missing),
         f"readers' door: {asked[here.readers_authentication]}; {'TLS' if here.readers_tls_file else 'no TLS'}; a statement has "
         f"{here.readers_query_seconds} s, its tasks {here.readers_result_mb} MB each",
     ]

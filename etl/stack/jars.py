@@ -63,6 +63,10 @@ def ensure() -> None:
         _compile("readers", [PYSPARK_JARS / "*", folder / "spark" / "*"], readers_guard())
     if not readers_home().is_dir():
         _link_readers_home(readers_home())
+    if not loads_login().is_dir():
+        _compile("loads", [PYSPARK_JARS / "*"], loads_login())
+    if not hadoop_checks().is_dir():
+        _compile("hadoop", hadoop_class_path(), hadoop_checks())
     unpacked = folder / "metastore" / "unpacked"
     if not unpacked.is_dir():
         verify(folder)
@@ -133,13 +137,27 @@ def _link_readers_home(target: Path) -> None:
     partial.rename(target)
 
 
+def loads_login() -> Path:
+    """Folder of the loads server's log-in, compiled; as `readers_guard`."""
+    version = next(PYSPARK_JARS.glob("spark-core_*.jar")).name
+    return settings().jars_dir / "loads" / _compiled("login", "loads", version)
+
+
+def hadoop_checks() -> Path:
+    """Folder of the checks before the calls of Hadoop's servers, compiled; as `readers_guard`."""
+    version = next(PYSPARK_JARS.glob("hadoop-client-api-*.jar")).name
+    return settings().jars_dir / "hadoop" / _compiled("checks", "hadoop", version)
+
+
 def metastore_main() -> Path:
     """Folder of the program that starts a Hive Metastore, compiled; as `readers_guard`."""
     return settings().jars_dir / "metastore" / _compiled("main", "metastore", metastore_home().name)
 
 
 def _sources(program: str) -> list[Path]:
-    return sorted((HERE / "scala" / program).glob("*.scala"))
+    shared = ("peers",) if program in ("hadoop", "metastore") else ()
+    folders = [HERE / "scala" / name for name in (*shared, program)]
+    return [source for folder in folders for source in sorted(folder.glob("*.scala"))]
 
 
 def _compiled(name: str, program: str, version: str) -> str:
@@ -180,7 +198,7 @@ def _sum(path: Path) -> str:
 
 
 def hadoop_class_path() -> list[Path]:
-    """Class path of HDFS and YARN servers: the mini-cluster jar, and the client and logging jars of PySpark."""
+    """Class path of HDFS and YARN servers: our checks, the mini-cluster jar, client and logging jars of PySpark."""
     names = (
         "hadoop-client-api",
         "hadoop-client-runtime",
@@ -190,8 +208,10 @@ def hadoop_class_path() -> list[Path]:
         "log4j-slf4j2-impl",
         "slf4j-api",
         "jcl-over-slf4j",
+        "scala-library",
     )
     return [
+        hadoop_checks(),
         *(settings().jars_dir / "hadoop").glob("*.jar"),
         *(jar for name in names for jar in PYSPARK_JARS.glob(f"{name}-[0-9]*.jar")),
     ]

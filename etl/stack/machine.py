@@ -19,6 +19,8 @@ from etl.errors import RefusedError
 from etl.settings import settings
 
 JAVA_VERSIONS = ("17", "21")
+SOCKETS = Path("/proc/net/tcp")
+"""Where Linux lists connections and the users that hold them."""
 POSTGRES_PROGRAMS = ("initdb", "postgres", "psql")
 
 
@@ -168,6 +170,17 @@ def has_own_reader(program: Path) -> bool:
     except KeyError:
         # The user is made when the stack starts.
         return can_enter("nobody", program)
+
+
+def reader_uid(program: Path) -> int | None:
+    """Return the operating-system user whose connections are the readers server's; None where nobody can tell."""
+    if not has_own_reader(program) or not SOCKETS.is_file():
+        return None
+    try:
+        return pwd.getpwnam(settings().readers_os_user).pw_uid
+    except KeyError:
+        # The user is made when the stack starts.
+        return None
 
 
 def taken_port(host: str, port: int) -> str | None:

@@ -12,7 +12,7 @@ from typing import get_args
 import psycopg2.extensions
 from psycopg2 import sql
 
-from etl.databases import connect
+from etl.databases import connect, password
 from etl.errors import RefusedError
 from etl.files import write
 from etl.settings import ROOT, Role, settings
@@ -25,22 +25,6 @@ OWNERS: dict[str, Role] = {"bank": "bank", "metastore": "metastore", "warehouse"
 def folder() -> Path:
     """Data folder of the cluster."""
     return settings().data_dir / "postgres"
-
-
-def password(role: Role) -> str:
-    """Return a role's password from the pgpass file.
-
-    Raises
-    ------
-    RefusedError
-        When the file has none for it.
-    """
-    path = settings().passfile
-    for line in path.read_text().splitlines() if path.exists() else []:
-        *_, user, secret = line.rsplit(":", 2)
-        if user == role:
-            return secret
-    raise RefusedError(f"{path} has no password of the role {role}; bash/stack.sh up writes one for the local servers")
 
 
 def ensure_secrets() -> None:

@@ -34,10 +34,13 @@ def after(name: str) -> None:
 
 
 def make_folders() -> None:
-    """Make the folders of logs and scratch files; the readers' server owns its own."""
+    """Make the folders of logs and scratch files; the readers' server owns its own, and may enter no other."""
     here = settings().data_dir
-    for name in ("tmp/hadoop", "tmp/loads", "tmp/readers", "logs", "run", "hdfs"):
+    (here / "tmp" / "readers").mkdir(parents=True, exist_ok=True)
+    # Scratch files of the loads hold rows, with the names of customers.
+    for name in ("tmp/hadoop", "tmp/loads", "logs", "run", "hdfs", "kafka", "mlflow"):
         (here / name).mkdir(parents=True, exist_ok=True)
+        (here / name).chmod(0o700)
     if machine.has_own_reader(jars.SPARK_HOME):
         user = settings().readers_os_user
         machine.ensure_os_user(user)

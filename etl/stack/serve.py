@@ -9,6 +9,7 @@ import argparse
 import os
 from pathlib import Path
 
+from etl.databases import password
 from etl.errors import UnavailableError
 from etl.files import write
 from etl.log import logger, run_main
@@ -55,12 +56,12 @@ def prepare(names: list[str]) -> None:
     for name in names:
         if name == "secrets":
             postgres.ensure_secrets()
-            # Postgres's own image, the readers' metastore and the API get theirs and no other.
+            # Postgres's own image, the readers' metastore, API and loads server get theirs and no other.
             folder = settings().passfile.parent
-            write(folder / "postgres.password", postgres.password("postgres"), private=True)
-            own: dict[str, Role] = {"readers": "metastore_reader", "api": "api"}
+            write(folder / "postgres.password", password("postgres"), private=True)
+            own: dict[str, Role] = {"readers": "metastore_reader", "api": "api", "loads": "etl"}
             for place, role in own.items():
-                write(folder / place / "pgpass", f"*:*:*:{role}:{postgres.password(role)}\n", private=True)
+                write(folder / place / "pgpass", f"*:*:*:{role}:{password(role)}\n", private=True)
         else:
             preparation.after(name)
         logger.info("prepared", server=name)

@@ -97,20 +97,25 @@ def _listens(port: int) -> Callable[[], bool]:
     return lambda: machine.answers(settings().host, port)
 
 
-def _sql_ready(reader: configuration.Reader) -> Callable[[], bool]:
-    def ready() -> bool:
-        from etl.sql_server import session
+def _loads_ready() -> bool:
+    from etl.sql_server import session
 
-        host = settings().loads_host if reader == "loads" else settings().readers_host
-        if not machine.answers(host, settings().port(reader)):
-            return False
-        if reader == "readers" and settings().readers_authentication == "ldap" and settings().readers_password_file is None:
-            # Nobody has told who may ask here.
-            return True
-        with session(reader) as opened:
-            return opened.run("SELECT 1") == [(1,)]
+    if not machine.answers(settings().loads_host, settings().port("loads")):
+        return False
+    with session("loads") as opened:
+        return opened.run("SELECT 1") == [(1,)]
 
-    return ready
+
+def readers_sign(name: str) -> Path:
+    """File that the readers server writes: `healthy` after a statement of its own, `restarted` with the reason of its last restart."""
+    return settings().data_dir / "tmp" / "readers" / name
+
+
+def _readers_ready() -> bool:
+    # It asks itself, below the login: with LDAP nobody may have said who may ask here. A hung server opens its port all the same.
+    if not machine.answers(settings().readers_host, settings().port("readers")):
+        return False
+    return time.time() - readers_sign("healthy").stat().st_mtime < STALE_SECONDS
 
 
 def hadoop_java(heap: str, main: str, *arguments: str, conf: str = "hadoop") -> list[str]:
@@ -192,7 +197,7 @@ def _sql_server(reader: configuration.Reader) -> Server:
             "spark-internal",
         ],
         ports=ports,
-        is_ready=_sql_ready(reader),
+        is_ready=_loads_ready if reader == "loads" else _readers_ready,
         after=("metastore",) if reader == "loads" else ("readers_metastore",),
         environment=environment,
         folder=here.data_dir / "tmp" / reader,
@@ -246,9 +251,12 @@ def _yarn(name: str, program: str, is_ready: Callable[[], bool], after: str, *po
 
 def _metastore(name: str, heap: str, after: tuple[str, ...]) -> Server:
     port = settings().port(name)
+    # It believes everybody: processes of the readers have a metastore of their own.
+    refused = machine.reader_uid(jars.SPARK_HOME) if name == "metastore" else None
+    arguments = [settings().host, str(port), *([] if refused is None else [str(refused)])]
     return Server(
         name,
-        metastore_java(name, heap, "org.apache.hadoop.hive.metastore.Main", settings().host, str(port)),
+        metastore_java(name, heap, "org.apache.hadoop.hive.metastore.Main", *arguments),
         {name: port},
         _listens(port),
         after=after,
@@ -290,6 +298,12 @@ def _realtime(name: str, module: str, is_ready: Callable[[], bool], after: tuple
     return Server(name, [sys.executable, "-m", module], ports or {}, is_ready, after, environment, group="realtime")
 
 
+def _watch() -> Server:
+    # Called by name: it asks the supervisor, which imports what stands here.
+    environment = {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    return Server("watch", [sys.executable, "-m", "etl.stack.watch"], {}, _beats("watch"), after=("readers",), environment=environment)
+
+
 def _mlflow() -> Server:
     here = settings()
     return Server(
@@ -321,6 +335,7 @@ _DESCRIBED: dict[str, Callable[[], Server]] = {
     "readers_metastore": lambda: _metastore("readers_metastore", "192m", ("metastore",)),
     "loads": lambda: _sql_server("loads"),
     "readers": lambda: _sql_server("readers"),
+    "watch": _watch,
     "mlflow": _mlflow,
     "resourcemanager": lambda: _yarn(
         "resourcemanager",

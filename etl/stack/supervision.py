@@ -77,7 +77,8 @@ def write_configuration(servers: dict[str, Server]) -> None:
     # The settings' file system, so that a program finds its own.
     sections = [
         f"[supervisord]\nlogfile={logs}/supervisor.log\nlogfile_maxbytes=1MB\npidfile={run}/supervisor.pid\n"
-        f"childlogdir={logs}\nminfds=1024\nidentifier=warehouse\n",
+        # What a server writes, no other user of the machine reads.
+        f"childlogdir={logs}\nminfds=1024\nidentifier=warehouse\numask=077\n",
         f"[unix_http_server]\nfile={socket_path()}\nchmod=0700\n",
         "[rpcinterface:supervisor]\nsupervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface\n",
     ]

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from etl.databases import password
 from etl.settings import settings
-from etl.stack import postgres
 
 STREAMS = 2
 COLUMNS = "transaction_id, customer_id, terminal_id, transacted_at, amount, currency, channel, device, updated_at"
@@ -66,14 +66,14 @@ def spark() -> Callable[[], None]:
     from pyspark.sql import SparkSession
 
     here = settings()
-    password = postgres.password("extractor")
+    secret = password("extractor")
     session = SparkSession.builder.getOrCreate()
     reader = (
         session.read.format("jdbc")
         .option("url", f"jdbc:postgresql://{here.postgres_host}:{here.port('postgres')}/bank")
         .option("driver", "org.postgresql.Driver")
         .option("user", "extractor")
-        .option("password", password)
+        .option("password", secret)
         # Without it the driver fetches a whole partition into memory.
         .option("fetchsize", 10_000)
     )
@@ -119,8 +119,8 @@ def connectorx() -> Callable[[], None]:
     import pyarrow.parquet as pq
 
     here = settings()
-    password = postgres.password("extractor")
-    address = f"postgresql://extractor:{password}@{here.postgres_host}:{here.port('postgres')}/bank"
+    secret = password("extractor")
+    address = f"postgresql://extractor:{secret}@{here.postgres_host}:{here.port('postgres')}/bank"
 
     def once() -> None:
         rows = connectorx.read_sql(

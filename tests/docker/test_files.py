@@ -102,6 +102,7 @@ def test_the_readers_server_gets_no_secret_and_its_metastore_only_its_own():
         "secrets", "postgres", "prepare-stores", "metastore", "prepare-hive", "warehouse", "jenkins", "stream", "notify",
     }  # fmt: skip
     assert {name for name, volumes in mounted.items() if "secrets-api" in volumes} == {"secrets", "api"}
+    assert {name for name, volumes in mounted.items() if "secrets-loads" in volumes} == {"secrets", "loads"}
     assert {name for name, volumes in mounted.items() if "secrets-readers" in volumes} == {"secrets", "readers-metastore"}
 
 
@@ -125,7 +126,8 @@ def test_every_setting_that_is_set_exists(path: Path):
 
 def test_every_server_of_the_local_stack_has_a_service_but_the_optional_ones():
     commands = {" ".join(service.get("command", [])) for service in services.values()}
-    assert set(_DESCRIBED) - commands <= {"postgres", "mlflow", "resourcemanager", "nodemanager", "kafka", "api", "stream", "notify"}
+    optional = {"postgres", "watch", "mlflow", "resourcemanager", "nodemanager", "kafka", "api", "stream", "notify"}
+    assert set(_DESCRIBED) - commands <= optional
     assert {"postgres", "kafka", "api", "stream", "notify"} <= services.keys()
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from etl import databases
 from etl.errors import RefusedError
 from etl.settings import Settings
-from etl.stack import postgres
 from etl.stack.servers import one_server
 
 
@@ -33,10 +33,10 @@ def test_a_role_without_a_password_is_named(tmp_path: Path, monkeypatch: pytest.
     given = tmp_path / "pgpass"
     given.write_text("*:*:*:etl:word\n")
     given.chmod(0o600)
-    monkeypatch.setattr(postgres, "settings", lambda: Settings(data_dir=tmp_path, pgpass_file=given))
-    assert postgres.password("etl") == "word"
+    monkeypatch.setattr(databases, "settings", lambda: Settings(data_dir=tmp_path, pgpass_file=given))
+    assert databases.password("etl") == "word"
     with pytest.raises(RefusedError, match="no password of the role bank"):
-        postgres.password("bank")
+        databases.password("bank")
 
 
 def test_a_server_that_does_not_exist_is_refused_with_the_names_of_those_that_do():

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.slow
 TAG = "test"
 IMAGES = ("warehouse", "sql-server", "hadoop", "metastore", "kafka", "api")
 MEGABYTES = {"warehouse": 1300, "api": 300}
-SECRETS = {f"/run/secrets/{place}" for place in ("api", "warehouse", "warehouse/api", "warehouse/readers")}
+SECRETS = {f"/run/secrets/{place}" for place in ("api", "warehouse", "warehouse/api", "warehouse/loads", "warehouse/readers")}
 WRITABLE = {"/tmp", "/var/lib/warehouse", "/var/tmp", "/run/lock"} | SECRETS
 SAFE = ("--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges", "--tmpfs", "/tmp", "--network", "host")
 

@@ -236,6 +236,7 @@ def test_what_is_not_listed_is_refused_in_one_sentence_before_any_of_it_runs(rea
 def test_what_is_listed_is_answered(readers: Session) -> None:
     for statement in ANSWERED:
         assert readers.run(statement), statement
+    assert readers.run("SHOW VIEWS IN ops") == []
 
 
 def test_a_session_has_a_time_zone_and_a_view_of_its_own() -> None:

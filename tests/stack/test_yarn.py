@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from etl import ops
-from etl.settings import ROOT
+from etl.settings import ROOT, settings
 from etl.sql_server import Session
-from etl.stack import control, supervision
+from etl.stack import control, jars, machine, supervision
 from etl.stack.servers import yarn_page
 from ml import models, registry
+from tests import attacker
 from tests.stack.test_main_job import INPUTS, bank, load
 
 __all__ = ["bank"]
@@ -95,3 +96,24 @@ def test_a_driver_of_its_own_here_and_on_yarn_leaves_what_the_warm_server_leaves
     # They really ran there.
     done = yarn_page("metrics")
     assert [done[name] - done_before[name] for name in ("appsCompleted", "appsFailed", "appsKilled")] == [len(VERBS), 0, 0]
+
+
+def test_a_process_of_the_readers_starts_nothing_there(yarn: None):
+    """YARN would run its program as the servers' own user."""
+    here = settings()
+    if not machine.has_own_reader(jars.SPARK_HOME):
+        pytest.skip("only a stack that runs as root has a user of its own for the readers")
+    protocol = "org.apache.hadoop.yarn.api.ApplicationClientProtocolPB"
+    asked = (protocol, "getNewApplication", "", protocol)
+    address = [here.host, here.port("resourcemanager")]
+    for name in ("root", "etl", "reader"):
+        said = attacker.run(here.readers_os_user, "call", address, name, "", *asked)
+        assert said.startswith("refused: org.apache.hadoop.security.AccessControlException"), name
+    assert attacker.run("root", "call", address, "etl", "", *asked) == "answered"
+    new = ("POST", "/ws/v1/cluster/apps/new-application?user.name=reader")
+    pages = [here.host, here.port("resourcemanager_http")]
+    assert attacker.run(here.readers_os_user, "page", pages, *new)[0] == 403
+    assert attacker.run("root", "page", pages, *new)[0] == 200
+    node = [here.host, here.port("nodemanager_http")]
+    assert attacker.run(here.readers_os_user, "page", node, "GET", "/ws/v1/node/info")[0] == 403
+    assert attacker.run("root", "page", node, "GET", "/ws/v1/node/info")[0] == 200

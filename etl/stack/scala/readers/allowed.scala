@@ -105,7 +105,7 @@ object AllowedParser {
     classOf[ShowNamespacesCommand],
     classOf[ShowPartitions], classOf[ShowTablePartition], classOf[ShowTableProperties], classOf[ShowTables], classOf[ShowTablesExtended],
     classOf[ShowViews], classOf[UnresolvedFunctionName], classOf[UnresolvedIdentifier], classOf[UnresolvedNamespace],
-    CurrentNamespace.getClass, classOf[UnresolvedTable], classOf[UnresolvedTableOrView], classOf[UnresolvedView])
+    CurrentNamespace.getClass, classOf[ResolvedNamespace], classOf[UnresolvedTable], classOf[UnresolvedTableOrView], classOf[UnresolvedView])
 
   /** Their target is looked at when it is known (`AllowedRelations`). */
   private val writes: Set[Class[_]] = Set(
@@ -184,9 +184,9 @@ object AllowedParser {
     case travel: RelationTimeTravel if travel.timestamp.exists(_.exists(_.isInstanceOf[SubqueryExpression])) =>
       // Spark would run it before the plan is checked.
       Allowed.refuse("a subquery in TIMESTAMP AS OF")
-    case function: UnresolvedFunction => called(function.nameParts)
-    case function: UnresolvedTableValuedFunction => called(function.name)
-    case function: UnresolvedGenerator => called(function.name.nameParts)
+    case function: UnresolvedFunction => called(function.nameParts, function.arguments)
+    case function: UnresolvedTableValuedFunction => called(function.name, function.functionArgs)
+    case function: UnresolvedGenerator => called(function.name.nameParts, function.children)
     case SetCommand(Some((name, Some(_)))) if !Allowed.settings(name) => Allowed.refuse(s"SET $name")
     case ResetCommand(name) if !name.exists(Allowed.settings) => Allowed.refuse(s"RESET ${name.getOrElse("of all settings")}")
     case view: CreateViewCommand =>
@@ -210,8 +210,24 @@ object AllowedParser {
   private def names(parts: Seq[String]): Unit =
     for (part <- parts if !part.matches("[\\p{L}\\p{M}\\p{N}_ $-]+")) Allowed.refuse(s"the name `$part`")
 
-  private def called(name: Seq[String]): Unit =
-    if (name.length != 1 || !Functions.listed(name.head.toLowerCase)) Allowed.refuse(s"the function ${name.mkString(".")}")
+  private def called(name: Seq[String], arguments: Seq[Expression]): Unit = {
+    val function = name.mkString(".").toLowerCase
+    if (!Functions.listed(function)) Allowed.refuse(s"the function $function")
+    // The plan itself grows with these arguments: a column for some counters, a copy of each row for a window, code for a row of the answer.
+    (function, arguments) match {
+      case ("approx_count_distinct", Seq(_, _, _*)) => Allowed.refuse("the second argument of approx_count_distinct")
+      case ("window", Seq(_, _, _, _*)) => Allowed.refuse("the third argument of window")
+      case ("stack", Seq(rows, _*)) if !AllowedParser.isSmall(rows) => Allowed.refuse(s"stack of more than ${AllowedParser.mostRows} rows")
+      case _ =>
+    }
+  }
+
+  private val mostRows = 1000
+
+  private def isSmall(rows: Expression): Boolean = rows match {
+    case Literal(number: Int, _) => number <= mostRows
+    case _ => false
+  }
 }
 
 /** Refuses a statement by its analysed form: each relation is one of ours, and each write goes to the sandbox. */

@@ -2,20 +2,24 @@
 // Compiled by etl/stack/jars.py.
 package org.apache.spark.sql.hive.thriftserver
 
+import java.util.concurrent.ConcurrentHashMap
+
 import scala.jdk.CollectionConverters._
+import scala.util.Try
 
 import org.apache.hadoop.hive.common.ServerUtils
 import org.apache.hadoop.hive.conf.HiveConf
-import org.apache.hive.service.cli.CLIService
+import org.apache.hive.service.auth.TSetIpAddressProcessor
+import org.apache.hive.service.cli.{CLIService, HiveSQLException, OperationHandle, SessionHandle}
 import org.apache.hive.service.cli.thrift.ThriftBinaryCLIService
 import org.apache.hive.service.server.HiveServer2
-import org.apache.hive.service.rpc.thrift.{TOpenSessionReq, TOpenSessionResp}
+import org.apache.hive.service.rpc.thrift._
 import org.apache.spark.internal.Logging
 import org.apache.spark.sql.SparkSession
 import org.apache.spark.sql.hive.HiveUtils
 import org.apache.spark.sql.hive.thriftserver.ReflectionUtils._
 import org.apache.spark.sql.hive.thriftserver.ui.{HiveThriftServer2EventManager, HiveThriftServer2Listener}
-import org.apache.spark.sql.warehouse.Allowed
+import org.apache.spark.sql.warehouse.{Allowed, Ended, Fairness, Statement}
 import org.apache.spark.status.ElementTrackingStore
 import org.apache.spark.util.{ShutdownHookManager, Utils}
 
@@ -41,25 +45,123 @@ object ReadersServer extends Logging {
 }
 
 class ReadersServer(session: SparkSession) extends HiveServer2 with ReflectedCompositeService {
+  private val fairness = new Fairness(session)
+
   override def init(conf: HiveConf): Unit = {
     val service = new SparkSQLCLIService(this, session)
-    val door = new Door(service)
+    val door = new Door(service, fairness)
     for ((name, part) <- Seq("cliService" -> service, "thriftCLIService" -> door)) {
       setSuperField(this, name, part)
       addService(part)
     }
     initCompositeService(conf)
+    setSuperField(service.getSessionManager, "backgroundOperationPool", fairness.workers)
+  }
+
+  override def start(): Unit = {
+    super.start()
+    fairness.start()
   }
 }
 
 /** Every call of a client comes through here. */
-class Door(service: CLIService) extends ThriftBinaryCLIService(service) {
+class Door(service: CLIService, fairness: Fairness) extends ThriftBinaryCLIService(service) {
+  private val users = new ConcurrentHashMap[SessionHandle, String]
+  /** By operation: a query is planned and run while its rows are fetched. */
+  private val statements = new ConcurrentHashMap[OperationHandle, Statement]
+
   /** Open a session without the settings that it may not have: `set:system:` would change the whole server before any statement. */
   override def OpenSession(request: TOpenSessionReq): TOpenSessionResp = {
     if (request.isSetConfiguration) {
       request.setConfiguration(request.getConfiguration.asScala.filter { case (name, _) => Door.isAllowed(name) }.asJava)
     }
-    super.OpenSession(request)
+    forgetLostSessions()
+    val user = Option(TSetIpAddressProcessor.getUserName).orElse(Option(request.getUsername)).getOrElse("")
+    try {
+      fairness.refuseIfRestarting()
+      if (users.values.asScala.count(_ == user) >= Fairness.sessionsOfUser) {
+        throw new Ended(s"$user has ${Fairness.sessionsOfUser} open sessions, as many as one user may have; close some")
+      }
+      val response = super.OpenSession(request)
+      if (response.isSetSessionHandle) users.put(new SessionHandle(response.getSessionHandle), user)
+      response
+    } catch { case ended: Ended => new TOpenSessionResp(status(ended), TProtocolVersion.HIVE_CLI_SERVICE_PROTOCOL_V10) }
+  }
+
+  /** A client that goes away without a word has its session closed behind this door. */
+  private def forgetLostSessions(): Unit =
+    for (session <- users.keySet.asScala if Try(service.getSessionManager.getSession(session)).isFailure) forget(session)
+
+  private def forget(session: SessionHandle): Unit = {
+    users.remove(session)
+    statements.values.removeIf(_.session == session)
+    fairness.forgetSession(session)
+  }
+
+  override def CloseSession(request: TCloseSessionReq): TCloseSessionResp = {
+    val response = super.CloseSession(request)
+    forget(new SessionHandle(request.getSessionHandle))
+    response
+  }
+
+  override def ExecuteStatement(request: TExecuteStatementReq): TExecuteStatementResp =
+    answered(request.getSessionHandle, !request.isRunAsync, super.ExecuteStatement(request))(_.getOperationHandle, status =>
+      new TExecuteStatementResp(status))
+
+  override def GetSchemas(request: TGetSchemasReq): TGetSchemasResp =
+    answered(request.getSessionHandle, true, super.GetSchemas(request))(_.getOperationHandle, new TGetSchemasResp(_))
+
+  override def GetTables(request: TGetTablesReq): TGetTablesResp =
+    answered(request.getSessionHandle, true, super.GetTables(request))(_.getOperationHandle, new TGetTablesResp(_))
+
+  override def GetColumns(request: TGetColumnsReq): TGetColumnsResp =
+    answered(request.getSessionHandle, true, super.GetColumns(request))(_.getOperationHandle, new TGetColumnsResp(_))
+
+  override def GetFunctions(request: TGetFunctionsReq): TGetFunctionsResp =
+    answered(request.getSessionHandle, true, super.GetFunctions(request))(_.getOperationHandle, new TGetFunctionsResp(_))
+
+  private def answered[Response](session: TSessionHandle, waits: Boolean, call: => Response)(
+      operation: Response => TOperationHandle, refused: TStatus => Response): Response = try {
+    val handle = new SessionHandle(session)
+    val statement = fairness.begin(service.getSessionManager.getSession(handle).getUsername, handle)
+    val response = fairness.workers.call(statement, waits)(call)
+    Option(operation(response)) match {
+      case Some(known) => statements.put(new OperationHandle(known), statement)
+      case None => fairness.forget(statement)
+    }
+    response
+  } catch {
+    case ended: Ended => refused(status(ended))
+    case unknown: HiveSQLException => refused(HiveSQLException.toTStatus(unknown))
+  }
+
+  override def FetchResults(request: TFetchResultsReq): TFetchResultsResp = statements.get(new OperationHandle(request.getOperationHandle)) match {
+    case null => super.FetchResults(request)
+    case statement =>
+      try fairness.workers.call(statement, waits = true)(super.FetchResults(request))
+      catch { case ended: Ended => new TFetchResultsResp(status(ended)) }
+  }
+
+  override def GetOperationStatus(request: TGetOperationStatusReq): TGetOperationStatusResp = {
+    val statement = statements.get(new OperationHandle(request.getOperationHandle))
+    if (statement == null || !statement.ended.isDone) super.GetOperationStatus(request)
+    else {
+      val response = new TGetOperationStatusResp(new TStatus(TStatusCode.SUCCESS_STATUS))
+      response.setOperationState(TOperationState.ERROR_STATE)
+      response.setErrorMessage(statement.ended.join())
+      response
+    }
+  }
+
+  override def CloseOperation(request: TCloseOperationReq): TCloseOperationResp = {
+    Option(statements.remove(new OperationHandle(request.getOperationHandle))).foreach(fairness.forget)
+    super.CloseOperation(request)
+  }
+
+  private def status(ended: Ended): TStatus = {
+    val status = new TStatus(TStatusCode.ERROR_STATUS)
+    status.setErrorMessage(ended.getMessage)
+    status
   }
 }
 

@@ -1,0 +1,262 @@
+// Bounds of planning on the readers server: how long and how large a statement may be before it is analysed, what is not worked out while it is
+// planned, and places at which an interrupt is looked at.
+// Compiled by etl/stack/jars.py.
+package org.apache.spark.sql.warehouse
+
+import scala.collection.mutable
+
+import org.apache.spark.TaskContext
+import org.apache.spark.sql.{SparkSession, SparkSessionExtensions}
+import org.apache.spark.sql.catalyst.{FunctionIdentifier, InternalRow, TableIdentifier}
+import org.apache.spark.sql.catalyst.analysis._
+import org.apache.spark.sql.catalyst.expressions._
+import org.apache.spark.sql.catalyst.expressions.codegen.{CodegenContext, CodegenFallback, ExprCode}
+import org.apache.spark.sql.catalyst.parser.{ParameterContext, ParserInterface}
+import org.apache.spark.sql.catalyst.plans.logical._
+import org.apache.spark.sql.catalyst.rules.Rule
+import org.apache.spark.sql.catalyst.trees.TreeNode
+import org.apache.spark.sql.types.{DataType, StructType}
+
+class Bounds extends (SparkSessionExtensions => Unit) {
+  override def apply(extensions: SparkSessionExtensions): Unit = {
+    extensions.injectParser((_, parser) => new BoundedParser(parser))
+    // Between the rules, so that an interrupt ends planning too.
+    extensions.injectResolutionRule(_ => Interrupt)
+    extensions.injectOptimizerRule(_ => Interrupt)
+    extensions.injectCheckRule(_ => Bounds.checkAnalysed)
+    extensions.injectPlanNormalizationRule(_ => AtRunTime)
+  }
+}
+
+object Bounds {
+  /** Of a statement's text: ten thousand identifiers of 36 characters fit twice. */
+  val characters = 1000000
+  /** Of a statement as written, in nodes of its tree; a literal counts a tenth. */
+  val nodes = 20000.0
+  /** Of a statement when what it names is put in place: the parts of WITH, columns of columns, stars, grouping sets. */
+  val expanded = 1000000.0
+  val depth = 500
+  /** Of brackets in brackets: the parser's time grows with their square. */
+  val brackets = 200
+  val partitions = 10000
+
+  def refuse(what: String): Nothing = throw new UnsupportedOperationException(s"the statement is refused: $what")
+  def tooDeep: Nothing =
+    refuse(s"it is nested too deep ($brackets brackets, $depth levels); split it, or use a temporary view")
+
+  /** Return how deep brackets stand in brackets; those in texts and comments count too, as nobody writes so many. */
+  def nesting(text: String): Int = {
+    var (now, most) = (0, 0)
+    text.foreach {
+      case '(' | '[' => now += 1; most = math.max(most, now)
+      case ')' | ']' => now -= 1
+      case _ =>
+    }
+    most
+  }
+
+  def tooLarge: Nothing =
+    refuse("it is too large to be planned; ask for less at a time, or put long lists into a table of the sandbox and join it")
+
+  val checkAnalysed: LogicalPlan => Unit = _.foreach {
+    case range: Range if range.numSlices.exists(_ > partitions) => refuse(s"range has more than $partitions parts; leave out their number")
+    case _ =>
+  }
+}
+
+class BoundedParser(parser: ParserInterface) extends ParserInterface {
+  private def bounded[Parsed](text: String)(parse: => Parsed): Parsed = {
+    if (text.length > Bounds.characters) {
+      Bounds.refuse(f"it has ${text.length}%,d characters, and ${Bounds.characters}%,d are allowed; put long lists into a table of the sandbox and join it")
+    }
+    if (Bounds.nesting(text) > Bounds.brackets) Bounds.tooDeep
+    val parsed = try parse catch { case _: StackOverflowError => Bounds.tooDeep }
+    parsed match {
+      case tree: TreeNode[_] =>
+        val size = try new Size().of(tree) catch { case _: StackOverflowError => Bounds.tooDeep }
+        // A view is parsed whenever it is named, for the statement that names it.
+        val statement = Statement.current.get
+        val total = if (statement == null) size else { statement.cost += size; statement.cost }
+        if (total > Bounds.nodes) Bounds.tooLarge
+      case _ =>
+    }
+    parsed
+  }
+
+  override def parsePlan(text: String): LogicalPlan = bounded(text)(parser.parsePlan(text))
+  override def parsePlanWithParameters(text: String, parameters: ParameterContext): LogicalPlan =
+    bounded(text)(parser.parsePlanWithParameters(text, parameters))
+  override def parseQuery(text: String): LogicalPlan = bounded(text)(parser.parseQuery(text))
+  override def parseExpression(text: String): Expression = bounded(text)(parser.parseExpression(text))
+  override def parseTableIdentifier(text: String): TableIdentifier = bounded(text)(parser.parseTableIdentifier(text))
+  override def parseFunctionIdentifier(text: String): FunctionIdentifier = bounded(text)(parser.parseFunctionIdentifier(text))
+  override def parseMultipartIdentifier(text: String): Seq[String] = bounded(text)(parser.parseMultipartIdentifier(text))
+  override def parseRoutineParam(text: String): StructType = bounded(text)(parser.parseRoutineParam(text))
+  override def parseTableSchema(text: String): StructType = bounded(text)(parser.parseTableSchema(text))
+  override def parseDataType(text: String): DataType = bounded(text)(parser.parseDataType(text))
+}
+
+/** Measures a parsed tree: its nodes as written, and an estimate of those it has when it is planned. */
+class Size {
+  /** What a name stands for: nodes of its plan, number of its columns, and nodes of those that are worth more than one. */
+  private case class Shape(nodes: Double, columns: Double, worth: Map[String, Double])
+  private val table = Shape(1, Size.tableColumns, Map.empty)
+  private var written = 0.0
+
+  /** Return the nodes as written; refuses a tree that would grow too large. */
+  def of(tree: TreeNode[_]): Double = {
+    tree match {
+      case plan: LogicalPlan => shape(plan, Map.empty, 0)
+      case expression: Expression => worth(expression, Map.empty, Map.empty, 0)
+      case _ =>
+    }
+    written
+  }
+
+  private def grown(nodes: Double): Double = if (nodes > Bounds.expanded) Bounds.tooLarge else nodes
+
+  private def deeper(depth: Int): Int = if (depth >= Bounds.depth) Bounds.tooDeep else depth + 1
+
+  private def shape(plan: LogicalPlan, names: Map[String, Shape], depth: Int): Shape = {
+    written += 1
+    val below = deeper(depth)
+    plan match {
+      case UnresolvedWith(child, parts, _) =>
+        var known = names
+        for (part <- parts) known += part._1.toLowerCase -> shape(part._2, known, below)
+        shape(child, known, below)
+      case relation: UnresolvedRelation if relation.multipartIdentifier.size == 1 =>
+        names.getOrElse(relation.multipartIdentifier.head.toLowerCase, table)
+      case inline: UnresolvedInlineTable =>
+        val nodes = inline.rows.iterator.flatten.map(worth(_, Map.empty, names, below)).sum
+        Shape(grown(nodes), inline.names.size, Map.empty)
+      case _ if plan.children.isEmpty && plan.innerChildren.isEmpty && plan.expressions.isEmpty => nested(plan, names, below).getOrElse(table)
+      case _ =>
+        val children = plan.children.map(shape(_, names, below))
+        val inner = plan.innerChildren.collect { case one: LogicalPlan => shape(one, names, below).nodes }.sum
+        val from = children.flatMap(_.worth).groupMapReduce(_._1)(_._2)(math.max)
+        val width = if (children.isEmpty) table.columns else children.map(_.columns).sum
+        def cost(expression: Expression): Double = worth(expression, from, names, below)
+        val base = children.map(_.nodes).sum + inner + nested(plan, names, below).map(_.nodes).getOrElse(0.0) + 1
+        plan match {
+          case Project(list, _) => outputs(list, base, width, from, cost)
+          case Aggregate(by, list, _, _) =>
+            val sets = by.map(groupingSets).product
+            val shape = outputs(list, base + by.map(cost).sum, width, from, cost)
+            shape.copy(nodes = grown(shape.nodes + sets * (by.size + list.size)))
+          case _ => Shape(grown(base + plan.expressions.map(cost).sum), width, from)
+        }
+    }
+  }
+
+  /** A statement about a query has it among its parts, not among its children. */
+  private def nested(plan: LogicalPlan, names: Map[String, Shape], depth: Int): Option[Shape] = plan match {
+    case _: Command | _: ParsedStatement =>
+      val parts = plan.productIterator.collect { case part: LogicalPlan if !plan.children.contains(part) && !plan.innerChildren.contains(part) => part }
+      parts.map(shape(_, names, depth)).reduceOption((one, other) => Shape(grown(one.nodes + other.nodes), one.columns, Map.empty))
+    case _ => None
+  }
+
+  private def outputs(list: Seq[Expression], base: Double, width: Double, from: Map[String, Double], cost: Expression => Double): Shape = {
+    var (nodes, columns, worths) = (base, 0.0, Map.empty[String, Double])
+    list.foreach {
+      case _: Star => written += 1; nodes += width; columns += width; worths = from ++ worths
+      case item =>
+        val one = cost(item)
+        nodes += one
+        columns += 1
+        item match {
+          case named: Alias if one > 2 => worths += named.name.toLowerCase -> one
+          case _ =>
+        }
+    }
+    Shape(grown(nodes), grown(columns), worths)
+  }
+
+  private def groupingSets(by: Expression): Double = by match {
+    case cube: Cube => math.pow(2, cube.groupingSets.size)
+    case rollup: Rollup => rollup.groupingSets.size + 1.0
+    case sets: GroupingSets => sets.flatGroupingSets.size.toDouble
+    case _ => 1
+  }
+
+  /** Nodes of an expression when its columns are put in place. */
+  private def worth(expression: Expression, from: Map[String, Double], names: Map[String, Shape], depth: Int): Double = {
+    val below = deeper(depth)
+    expression match {
+      case _: Literal => written += Size.literal; Size.literal
+      case name: UnresolvedAttribute =>
+        written += 1
+        from.getOrElse(name.nameParts.last.toLowerCase, 1)
+      case _ =>
+        written += 1
+        val plans = expression match {
+          case subquery: PlanExpression[_] => subquery.plan match {
+            case plan: LogicalPlan => shape(plan, names, below).nodes
+            case _ => 0
+          }
+          case _ => 0.0
+        }
+        val children = expression match {
+          case alias: UnresolvedAlias => Seq(alias.child)
+          case _ => expression.children
+        }
+        grown(1 + plans + children.map(worth(_, from, names, below)).sum)
+    }
+  }
+}
+
+object Size {
+  private val literal = 0.1
+  private val tableColumns = 20.0
+}
+
+/** Ends planning of a statement that was ended. */
+object Interrupt extends Rule[LogicalPlan] {
+  def check(): Unit = if (Thread.currentThread.isInterrupted) throw new InterruptedException("the statement was ended")
+
+  override def apply(plan: LogicalPlan): LogicalPlan = {
+    check()
+    plan
+  }
+}
+
+/**
+ * Leaves to tasks what Spark would work out while it plans: functions that make much of little, and regular expressions. Loops over arrays look
+ * at interrupts.
+ */
+object AtRunTime extends Rule[LogicalPlan] {
+  override def apply(plan: LogicalPlan): LogicalPlan = plan.transformAllExpressionsWithSubqueries {
+    case lambda: LambdaFunction if !lambda.function.isInstanceOf[Interruptible] => lambda.copy(function = Interruptible(lambda.function))
+    case large if large.foldable && makesMuch(large) && large.children.nonEmpty =>
+      large.withNewChildren(NotWhilePlanning(large.children.head) +: large.children.tail)
+  }
+
+  private def makesMuch(expression: Expression): Boolean = expression match {
+    case _: Sequence | _: ArrayRepeat | _: StringRepeat | _: StringSpace | _: StringLPad | _: StringRPad | _: FormatString => true
+    case _: StringRegexExpression | _: RegExpReplace | _: RegExpExtractBase | _: StringSplit | _: HigherOrderFunction => true
+    case _: Levenshtein | _: Shuffle | _: Flatten | _: StringTranslate | _: StringReplace => true
+    case _ => false
+  }
+}
+
+/** Its child, which the planner must not replace by its value. */
+case class NotWhilePlanning(child: Expression) extends UnaryExpression {
+  override def foldable: Boolean = false
+  override def nullable: Boolean = child.nullable
+  override def dataType: DataType = child.dataType
+  override def eval(row: InternalRow): Any = child.eval(row)
+  override protected def doGenCode(context: CodegenContext, code: ExprCode): ExprCode = child.genCode(context)
+  override protected def withNewChildInternal(changed: Expression): NotWhilePlanning = copy(child = changed)
+}
+
+/** The body of a loop over an array: a loop in a loop may run for ever. */
+case class Interruptible(child: Expression) extends UnaryExpression with CodegenFallback {
+  override def nullable: Boolean = child.nullable
+  override def dataType: DataType = child.dataType
+  override def eval(row: InternalRow): Any = {
+    Interrupt.check()
+    child.eval(row)
+  }
+  override protected def withNewChildInternal(changed: Expression): Interruptible = copy(child = changed)
+}
