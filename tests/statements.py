@@ -695,7 +695,8 @@ class Walk:
     def _shape_namedQuery(self, parent: str) -> str | None:
         name = self._new("c")
         with self._inside(replace(self._scope, columns=(), inner=None, row=tuple(FULL))):
-            text = f"{name} AS ({self._walk('query')})"
+            # Without a WITH of its own: Spark's analysis of such nests takes minutes.
+            text = f"{name} AS ({self._walk('queryTerm')} LIMIT 3)"
         self._scope = replace(self._scope, tables=(*self._scope.tables, name))
         return text
 
