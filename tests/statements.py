@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import random
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -52,7 +53,7 @@ class Grammar:
     costs: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.costs = {stop: 0.0 for stop in self.stops.values()}
+        self.costs = dict.fromkeys(self.stops.values(), 0.0)
         changed = True
         while changed:
             changed = False
@@ -172,85 +173,149 @@ COLUMNS = {"id": "bigint", "amount": "decimal(10,2)", "name": "string", "day": "
            "tags": "array<int>"}  # fmt: skip
 """Each table of the test has these."""
 TYPES = {"id": "num", "amount": "num", "name": "str", "day": "date", "at": "time", "flag": "bool", "tags": "list"}
-NEW_TYPES = ("int", "bigint", "double", "decimal(10, 2)", "string", "date", "timestamp", "boolean", "array<int>",
-             "struct<a: int, b: string>", "map<string, int>", "binary")  # fmt: skip
-READ = ("ops.walk", "ops.walk", "ops.walk_files", "spark_catalog.ops.walk", "sandbox.walk.first", "sandbox.walk.first", "sandbox.walk.second")
+NEW_TYPES = (
+    "int", "bigint", "double", "decimal(10, 2)", "string", "date", "timestamp", "boolean", "array<int>",
+    "struct<a: int, b: string>", "map<string, int>", "binary",
+)  # fmt: skip
+READ = (
+    "ops.walk", "ops.walk", "ops.walk_files", "spark_catalog.ops.walk", "sandbox.walk.first",
+    "sandbox.walk.first", "sandbox.walk.second",
+)  # fmt: skip
 WRITTEN = ("sandbox.walk.first", "sandbox.walk.second")
 MADE = ("sandbox.walk.made1", "sandbox.walk.made2", "sandbox.walk.made3")
 VIEWS = ("walk_view1", "walk_view2")
 SPACES = ("ops", "core", "sandbox.walk", "mart", "spark_catalog.ops", "feature")
 # What somebody would try who wants out.
 TRAPS = (
-    "text.`/etc/passwd`", "text.`file:///etc/passwd`", "parquet.`hdfs://{hdfs}/warehouse/core/customers_personal`", "csv.`{marker}`",
-    "iceberg.`hdfs://{hdfs}/warehouse/ops/walk`", "sandbox.`hdfs://{hdfs}/warehouse/ops/walk`", "sandbox.`../warehouse/ops/walk`",
-    "core.customers_personal", "raw.customers", "ops.walk_personal", "hive.core.transactions", "loads.ops.walk", "global_temp.walk_view1",
-    "spark_catalog.default.walk", "sandbox.ops.walk", "system.session.walk", "jdbc.`jdbc:derby:memory:x;create=true`",
-    "ops.walk.all_data_files", "ops.walk.position_deletes", "sandbox.walk.first.manifests", "binaryFile.`file://{marker}`",
+    "text.`/etc/passwd`", "text.`file:///etc/passwd`",
+    "parquet.`hdfs://{hdfs}/warehouse/core/customers_personal`", "csv.`{marker}`",
+    "iceberg.`hdfs://{hdfs}/warehouse/ops/walk`", "sandbox.`hdfs://{hdfs}/warehouse/ops/walk`",
+    "sandbox.`../warehouse/ops/walk`", "core.customers_personal", "raw.customers", "ops.walk_personal",
+    "hive.core.transactions", "loads.ops.walk", "global_temp.walk_view1", "spark_catalog.default.walk",
+    "sandbox.ops.walk", "system.session.walk", "jdbc.`jdbc:derby:memory:x;create=true`",
+    "ops.walk.all_data_files", "ops.walk.position_deletes", "sandbox.walk.first.manifests",
+    "binaryFile.`file://{marker}`",
 )  # fmt: skip
-TRAP_SPACES = ("sandbox", "unknown", "loads.ops", "sandbox.`../warehouse`", "global_temp", "spark_catalog", "default", "sandbox.walk.deep")
+TRAP_SPACES = (
+    "sandbox", "unknown", "loads.ops", "sandbox.`../warehouse`", "global_temp", "spark_catalog", "default",
+    "sandbox.walk.deep",
+)  # fmt: skip
 FUNCTION_TRAPS = (
-    "reflect('java.lang.System', 'setProperty', 'walk', 'caught')", "java_method('java.lang.System', 'setProperty', 'walk', 'caught')",
-    "try_reflect('java.lang.System', 'clearProperty', 'java.security.policy')", "from_xml('<a>1</a>', 'a int')", "schema_of_xml('<a/>')",
-    "xpath('<!DOCTYPE a [<!ENTITY e SYSTEM \"file:///etc/passwd\">]><a>&e;</a>', 'a/text()')", "xpath_string('<a><b>1</b></a>', 'a/b')",
-    "from_avro(binary('a'), '{{\"type\": \"int\"}}')", "from_protobuf(binary('a'), 'A', 'file://{marker}')", "input_file_name()",
-    "spark_partition_id()", "version()", "walk_function(1)", "ops.walk_function(1)", "sandbox.system.bucket(4, 1)", "to_avro(1)",
+    "reflect('java.lang.System', 'setProperty', 'walk', 'caught')",
+    "java_method('java.lang.System', 'setProperty', 'walk', 'caught')",
+    "try_reflect('java.lang.System', 'clearProperty', 'java.security.policy')",
+    "from_xml('<a>1</a>', 'a int')", "schema_of_xml('<a/>')",
+    'xpath(\'<!DOCTYPE a [<!ENTITY e SYSTEM "file:///etc/passwd">]><a>&e;</a>\', \'a/text()\')',
+    "xpath_string('<a><b>1</b></a>', 'a/b')", 'from_avro(binary(\'a\'), \'{{"type": "int"}}\')',
+    "from_protobuf(binary('a'), 'A', 'file://{marker}')", "input_file_name()", "spark_partition_id()",
+    "version()", "walk_function(1)", "ops.walk_function(1)", "sandbox.system.bucket(4, 1)", "to_avro(1)",
     "in_file(1, '/etc/passwd')", "current_database()", "getvariable('x')", "bloom_filter_agg(1)",
 )  # fmt: skip
-TABLE_FUNCTIONS = ("range(5)", "range(1, 9)", "explode(array(1, 2))", "stack(2, 1, 2, 3, 4)", "posexplode(array(1, 2))",
-                   "inline(array(struct(1, 'a')))", "json_tuple('{{\"a\": 1}}', 'a')", "sql_keywords()", "collations()",
-                   "read_files('file://{marker}')", "python_worker_logs()", "variant_explode(parse_json('[1]'))")  # fmt: skip
+TABLE_FUNCTIONS = (
+    "range(5)", "range(1, 9)", "explode(array(1, 2))", "stack(2, 1, 2, 3, 4)", "posexplode(array(1, 2))",
+    "inline(array(struct(1, 'a')))", 'json_tuple(\'{{"a": 1}}\', \'a\')', "sql_keywords()", "collations()",
+    "read_files('file://{marker}')", "python_worker_logs()", "variant_explode(parse_json('[1]'))",
+)  # fmt: skip
 STRINGS = (
-    "a", "b%", "2026-01-02", "2026-01-02 03:04:05", "walk*", "*", "UTC", "1", "file://{marker}/out", "{marker}/out", "/etc/passwd",
-    "hdfs://{hdfs}/warehouse/core/customers_personal", "hdfs://{hdfs}/warehouse/ops/out", "hdfs://{hdfs}/sandbox/walk/first",
-    "org.apache.derby.jdbc.EmbeddedDriver", "org.apache.spark.sql.execution.datasources.v2.jdbc.JDBCTableCatalog",
-    "org.apache.hadoop.hive.ql.udf.generic.GenericUDFReflect", "${{system:user.name}}", "${{env:PATH}}", "jdbc:derby:memory:walk;create=true",
-    "cat {marker} > {marker}/out", "SELECT 1", "INSERT INTO ops.walk SELECT * FROM ops.walk",
+    "a", "b%", "2026-01-02", "2026-01-02 03:04:05", "walk*", "*", "UTC", "1", "file://{marker}/out",
+    "{marker}/out", "/etc/passwd", "hdfs://{hdfs}/warehouse/core/customers_personal",
+    "hdfs://{hdfs}/warehouse/ops/out", "hdfs://{hdfs}/sandbox/walk/first",
+    "org.apache.derby.jdbc.EmbeddedDriver",
+    "org.apache.spark.sql.execution.datasources.v2.jdbc.JDBCTableCatalog",
+    "org.apache.hadoop.hive.ql.udf.generic.GenericUDFReflect", "${{system:user.name}}", "${{env:PATH}}",
+    "jdbc:derby:memory:walk;create=true", "cat {marker} > {marker}/out", "SELECT 1",
+    "INSERT INTO ops.walk SELECT * FROM ops.walk",
 )  # fmt: skip
-PATHS = ("{marker}/walk.jar", "file://{marker}/walk.jar", "hdfs://{hdfs}/sandbox/walk/first", "/etc/passwd", "'file://{marker}'",
-         "hdfs://{hdfs}/missing.zip")  # fmt: skip
+PATHS = (
+    "{marker}/walk.jar", "file://{marker}/walk.jar", "hdfs://{hdfs}/sandbox/walk/first", "/etc/passwd",
+    "'file://{marker}'", "hdfs://{hdfs}/missing.zip",
+)  # fmt: skip
 KEYS = (
-    "spark.sql.catalog.walk", "spark.sql.catalog.sandbox.warehouse", "spark.sql.runSQLOnFiles", "spark.sql.extensions", "location", "path",
-    "provider", "url", "driver", "dbtable", "sessionInitStatement", "format-version", "write.data.path", "write.delete.mode", "owner",
-    "spark.sql.session.timeZone", "spark.sql.ansi.enabled", "spark.sql.variable.substitute", "spark.sql.shuffle.partitions",
-    "hive.metastore.uris", "walk", "write.metadata.path", "spark.sql.legacy.allowUntypedScalaUDF", "spark.sql.warehouse.dir",
+    "spark.sql.catalog.walk", "spark.sql.catalog.sandbox.warehouse", "spark.sql.runSQLOnFiles",
+    "spark.sql.extensions", "location", "path", "provider", "url", "driver", "dbtable",
+    "sessionInitStatement", "format-version", "write.data.path", "write.delete.mode", "owner",
+    "spark.sql.session.timeZone", "spark.sql.ansi.enabled", "spark.sql.variable.substitute",
+    "spark.sql.shuffle.partitions", "hive.metastore.uris", "walk", "write.metadata.path",
+    "spark.sql.legacy.allowUntypedScalaUDF", "spark.sql.warehouse.dir",
 )  # fmt: skip
-PROVIDERS = ("iceberg", "iceberg", "parquet", "text", "jdbc", "csv", "orc", "hive", "delta", "org.apache.spark.sql.jdbc", "binaryFile")
+PROVIDERS = (
+    "iceberg", "iceberg", "parquet", "text", "jdbc", "csv", "orc", "hive", "delta",
+    "org.apache.spark.sql.jdbc", "binaryFile",
+)  # fmt: skip
 
-# Harmless functions: what they give, and what they take.
-FUNCTIONS: dict[str, tuple[tuple[str, str], ...]] = {
-    "num": (("abs", "num"), ("round", "num"), ("length", "str"), ("year", "date"), ("dayofweek", "date"), ("hour", "time"), ("size", "list"),
-            ("coalesce", "num num"), ("greatest", "num num"), ("sqrt", "num"), ("instr", "str str"), ("datediff", "date date"), ("ascii", "str"),
-            ("element_at", "list one"), ("crc32", "bin"), ("hash", "str"), ("pmod", "num num"), ("signum", "num"), ("month", "time"),
-            ("levenshtein", "str str"), ("nullif", "num num"), ("if", "bool num num"), ("unix_timestamp", "time"), ("ceil", "num"),
-            ("array_position", "list one"), ("bit_count", "one"), ("log10", "num"), ("cardinality", "list"), ("weekofyear", "date")),
-    "str": (("upper", "str"), ("lower", "str"), ("concat", "str str"), ("trim", "str"), ("md5", "bin"), ("date_format", "time pattern"),
-            ("substring", "str one"), ("replace", "str str"), ("reverse", "str"), ("nvl", "str str"), ("repeat", "str one"), ("hex", "str"),
-            ("concat_ws", "str str str"), ("initcap", "str"), ("lpad", "str one"), ("format_number", "num one"), ("typeof", "any"),
-            ("split_part", "str str one"), ("array_join", "list str"), ("base64", "bin"), ("sha2", "bin zero"), ("translate", "str str str"),
-            ("to_json", "record"), ("get_json_object", "str str"), ("soundex", "str"), ("dayname", "date"), ("chr", "one"), ("quote", "str"),
-            ("from_unixtime", "one"), ("mask", "str"), ("url_encode", "str")),
-    "date": (("date_add", "date one"), ("last_day", "date"), ("to_date", "time"), ("trunc", "date unit"), ("add_months", "date one"),
-             ("make_date", "year one one"), ("current_date", ""), ("next_day", "date weekday"), ("coalesce", "date date")),
-    "time": (("date_trunc", "unit time"), ("to_timestamp", "date"), ("now", ""), ("from_utc_timestamp", "time zone"), ("coalesce", "time time"),
-             ("timestamp_seconds", "one"), ("make_timestamp", "year one one one one one")),
-    "bool": (("isnull", "any"), ("isnotnull", "any"), ("array_contains", "list one"), ("startswith", "str str"), ("contains", "str str"),
-             ("isnan", "num"), ("coalesce", "bool bool"), ("equal_null", "num num"), ("arrays_overlap", "list list"), ("endswith", "str str"),
-             ("rlike", "str str"), ("luhn_check", "str")),
-    "list": (("array", "one one"), ("sort_array", "list"), ("array_distinct", "list"), ("sequence", "one one"), ("array_union", "list list"),
-             ("shuffle", "list"), ("slice", "list one one"), ("array_repeat", "one one"), ("array_compact", "list"), ("flatten", "lists"),
-             ("transform", "list lambda"), ("filter", "list test"), ("array_remove", "list one"), ("array_except", "list list")),
-}  # fmt: skip
-AGGREGATES: dict[str, tuple[tuple[str, str], ...]] = {
-    "num": (("count", "any"), ("sum", "num"), ("avg", "num"), ("max", "num"), ("min", "num"), ("stddev", "num"), ("count", "*"),
-            ("approx_count_distinct", "str"), ("count_if", "bool"), ("median", "num"), ("corr", "num num"), ("bit_or", "one"), ("mode", "num"),
-            ("var_pop", "num"), ("max_by", "num time"), ("any_value", "num"), ("first", "num"), ("percentile_approx", "num half")),
-    "str": (("max", "str"), ("min", "str"), ("any_value", "str"), ("first", "str"), ("string_agg", "str"), ("mode", "str")),
-    "date": (("max", "date"), ("min", "date"), ("last", "date")),
-    "time": (("max", "time"), ("min", "time")),
-    "bool": (("bool_and", "bool"), ("every", "bool"), ("some", "bool"), ("max", "bool")),
-    "list": (("collect_list", "one"), ("collect_set", "one"), ("any_value", "list"), ("array_agg", "one")),
-}  # fmt: skip
-WINDOWS = ("row_number()", "rank()", "dense_rank()", "ntile(2)", "lag(1)", "percent_rank()", "cume_dist()", "lead(1)", "nth_value(1, 1)")
+Signatures = dict[str, list[tuple[str, str]]]
+
+
+def _listed(functions: dict[str, str]) -> Signatures:
+    return {kind: re.findall(r"(\w+)\(([^)]*)\)", text) for kind, text in functions.items()}
+
+
+# Harmless functions by the type that they give, with what they take.
+FUNCTIONS = _listed(
+    {
+        "num": """
+        abs(num) round(num) length(str) year(date) dayofweek(date) hour(time) size(list) coalesce(num, num)
+        greatest(num, num) sqrt(num) instr(str, str) datediff(date, date) ascii(str) element_at(list, one)
+        crc32(bin) hash(str) pmod(num, num) signum(num) month(time) levenshtein(str, str) nullif(num, num)
+        if(bool, num, num) unix_timestamp(time) ceil(num) array_position(list, one) bit_count(one)
+        log10(num) cardinality(list) weekofyear(date)
+    """,
+        "str": """
+        upper(str) lower(str) concat(str, str) trim(str) md5(bin) date_format(time, pattern)
+        substring(str, one) replace(str, str) reverse(str) nvl(str, str) repeat(str, one) hex(str)
+        concat_ws(str, str, str) initcap(str) lpad(str, one) format_number(num, one) typeof(any)
+        split_part(str, str, one) array_join(list, str) base64(bin) sha2(bin, zero) translate(str, str, str)
+        to_json(record) get_json_object(str, str) soundex(str) dayname(date) chr(one) quote(str)
+        from_unixtime(one) mask(str) url_encode(str)
+    """,
+        "date": """
+        date_add(date, one) last_day(date) to_date(time) trunc(date, unit) add_months(date, one)
+        make_date(year, one, one) current_date() next_day(date, weekday) coalesce(date, date)
+    """,
+        "time": """
+        date_trunc(unit, time) to_timestamp(date) now() from_utc_timestamp(time, zone) coalesce(time, time)
+        timestamp_seconds(one) make_timestamp(year, one, one, one, one, one)
+    """,
+        "bool": """
+        isnull(any) isnotnull(any) array_contains(list, one) startswith(str, str) contains(str, str)
+        isnan(num) coalesce(bool, bool) equal_null(num, num) arrays_overlap(list, list) endswith(str, str)
+        rlike(str, str) luhn_check(str)
+    """,
+        "list": """
+        array(one, one) sort_array(list) array_distinct(list) sequence(one, one) array_union(list, list)
+        shuffle(list) slice(list, one, one) array_repeat(one, one) array_compact(list) flatten(lists)
+        transform(list, lambda) filter(list, test) array_remove(list, one) array_except(list, list)
+    """,
+    }
+)
+AGGREGATES = _listed(
+    {
+        "num": """
+        count(any) sum(num) avg(num) max(num) min(num) stddev(num) count(*) approx_count_distinct(str)
+        count_if(bool) median(num) corr(num, num) bit_or(one) mode(num) var_pop(num) max_by(num, time)
+        any_value(num) first(num) percentile_approx(num, half)
+    """,
+        "str": """
+        max(str) min(str) any_value(str) first(str) string_agg(str) mode(str)
+    """,
+        "date": """
+        max(date) min(date) last(date)
+    """,
+        "time": """
+        max(time) min(time)
+    """,
+        "bool": """
+        bool_and(bool) every(bool) some(bool) max(bool)
+    """,
+        "list": """
+        collect_list(one) collect_set(one) any_value(list) array_agg(one)
+    """,
+    }
+)
+WINDOWS = (
+    "row_number()", "rank()", "dense_rank()", "ntile(2)", "lag(1)", "percent_rank()", "cume_dist()",
+    "lead(1)", "nth_value(1, 1)",
+)  # fmt: skip
 LITERALS: dict[str, tuple[str, ...]] = {
     "num": ("1", "2", "10", "2.5", "-3", "7L", "1e1", "1.5D", "5S", "NULL"),
     "str": ("'a'", "'b%'", "''", "'x y'", "r'\\d'", "'ü'", "NULL"),
@@ -265,28 +330,46 @@ LITERALS: dict[str, tuple[str, ...]] = {
 TYPE_NAMES = {"num": "double", "str": "string", "date": "date", "time": "timestamp", "bool": "boolean", "list": "array<int>"}
 VALUES = tuple(TYPE_NAMES)
 
-WEIGHTS = {
-    # A part that is optional is left out more often than not; most of what is said about a table is refused.
-    ("primaryExpression", "functionName"): 5, ("primaryExpression", "constant"): 3, ("primaryExpression", "CASE"): 2,
-    ("relationPrimary", "identifierReference"): 6, ("relationPrimary", "streamRelationPrimary"): 0.1, ("relationPrimary", "functionTable"): 2,
-    ("queryPrimary", "querySpecification"): 8, ("querySpecification", "selectClause"): 30, ("querySpecification", "fromClause"): 12,
-    ("querySpecification", "aggregationClause"): 1.5, ("querySpecification", "whereClause"): 3, ("querySpecification", "havingClause"): 0.3,
-    ("querySpecification", "windowClause"): 0.3, ("fromStatementBody", "selectClause"): 20, ("fromClause", "pivotClause"): 0.05,
-    ("fromClause", "unpivotClause"): 0.05, ("relation", "LATERAL"): 0.03, ("joinRelation", "LATERAL"): 0.03, ("joinRelation", "joinCriteria"): 9,
-    ("relationExtension", "joinRelation"): 30, ("relationPrimary", "optionsClause"): 0.1, ("relationPrimary", "watermarkClause"): 0.05, ("functionTable", "watermarkClause"): 0.05,
-    ("relationPrimary", "sample"): 0.3, ("relationPrimary", "temporalClause"): 0.5, ("dmlStatementNoWith", "fromClause"): 0.3,
-    ("statement", "ctes"): 0.3, ("insertInto", "optionsClause"): 0.1, ("insertInto", "partitionSpec"): 0.1,
-    ("createTableClauses", "OPTIONS"): 0.3, ("query", "ctes"): 0.5, ("constant", "?"): 0.1, ("constant", "namedParameterMarker"): 0.1,
-    ("functionTableArgument", "functionTableReferenceArgument"): 0.1, ("functionArgument", "namedArgumentExpression"): 0.1,
-    ("singleStringLit", "parameterMarker"): 0.03, ("integerValue", "parameterMarker"): 0.05, ("selectClause", "hint"): 0.1,
-    ("dmlStatementNoWith", "matchedClause"): 4, ("dmlStatementNoWith", "notMatchedClause"): 3, ("operatorPipeRightSide", "queryOrganization"): 0.1,
-    ("fromClause", "lateralView"): 0.3, ("querySpecification", "lateralView"): 0.4, ("operatorPipeRightSide", "AGGREGATE"): 0.3,
-    ("operatorPipeRightSide", "pivotClause"): 0.3, ("operatorPipeRightSide", "unpivotClause"): 0.3, ("relationPrimary", "inlineTable"): 0.3,
-    ("relation", "relationExtension"): 1, ("relationPrimary", "("): 0.5, ("querySpecification", "transformClause"): 0.3,
-    ("groupByClause", "groupingAnalytics"): 0.3, ("primaryExpression", "*"): 0.1, ("primaryExpression", "qualifiedName"): 0.1,
-    ("queryPrimary", "TABLE"): 0.6, ("fromStatement", "fromStatementBody"): 4,
-    ("statement", "partitionSpec"): 0.2, ("namedQuery", "MAX"): 0.1, ("ctes", "RECURSIVE"): 0.1, ("queryTerm", "|>"): 0.7,
-    ("valueExpression", "+|-|~"): 0.3, ("colDefinition", "colDefinitionOption"): 0.3, ("tableElement", "tableConstraintDefinition"): 0.1,
+# What most often makes a statement that Spark refuses comes seldom. By rule, and by what a way begins with; other ways have 1.
+WEIGHTS: dict[str, dict[str, float]] = {
+    "colDefinition": {"colDefinitionOption": 0.3},
+    "constant": {"?": 0.1, "namedParameterMarker": 0.1},
+    "createTableClauses": {"OPTIONS": 0.3},
+    "ctes": {"RECURSIVE": 0.1},
+    "dmlStatementNoWith": {"fromClause": 0.3, "matchedClause": 4, "notMatchedClause": 3},
+    "fromClause": {"pivotClause": 0.05, "unpivotClause": 0.05, "lateralView": 0.3},
+    "fromStatement": {"fromStatementBody": 4},
+    "fromStatementBody": {"selectClause": 20},
+    "functionArgument": {"namedArgumentExpression": 0.1},
+    "functionTable": {"watermarkClause": 0.05},
+    "functionTableArgument": {"functionTableReferenceArgument": 0.1},
+    "groupByClause": {"groupingAnalytics": 0.3},
+    "insertInto": {"optionsClause": 0.1, "partitionSpec": 0.1},
+    "integerValue": {"parameterMarker": 0.05},
+    "joinRelation": {"LATERAL": 0.03, "joinCriteria": 9},
+    "namedQuery": {"MAX": 0.1},
+    "operatorPipeRightSide": {
+        "queryOrganization": 0.1, "AGGREGATE": 0.3, "pivotClause": 0.3, "unpivotClause": 0.3,
+    },
+    "primaryExpression": {"functionName": 5, "constant": 3, "CASE": 2, "*": 0.1, "qualifiedName": 0.1},
+    "query": {"ctes": 0.5},
+    "queryPrimary": {"querySpecification": 8, "TABLE": 0.6},
+    "querySpecification": {
+        "selectClause": 30, "fromClause": 12, "aggregationClause": 1.5, "whereClause": 3,
+        "havingClause": 0.3, "windowClause": 0.3, "lateralView": 0.4, "transformClause": 0.3,
+    },
+    "queryTerm": {"|>": 0.7},
+    "relation": {"LATERAL": 0.03, "relationExtension": 1},
+    "relationExtension": {"joinRelation": 30},
+    "relationPrimary": {
+        "identifierReference": 6, "streamRelationPrimary": 0.1, "functionTable": 2, "optionsClause": 0.1,
+        "watermarkClause": 0.05, "sample": 0.3, "temporalClause": 0.5, "inlineTable": 0.3, "(": 0.5,
+    },
+    "selectClause": {"hint": 0.1},
+    "singleStringLit": {"parameterMarker": 0.03},
+    "statement": {"ctes": 0.3, "partitionSpec": 0.2},
+    "tableElement": {"tableConstraintDefinition": 0.1},
+    "valueExpression": {"+|-|~": 0.3},
 }  # fmt: skip
 OPTIONAL = 2.0
 """Weight of leaving an optional part out, where a part has 1."""
@@ -294,6 +377,12 @@ LOOP = 3.0
 """Weight of ending a repetition."""
 RAW = 0.15
 """Share of the rules with a shape that the walk writes all the same."""
+NAMES = {"identifier", "strictIdentifier", "errorCapturingIdentifier", "multipartIdentifier", "tableAlias", "query"}
+"""Rules that the walk never writes itself: nearly every name would be unknown."""
+SHAPED = {
+    "constant", "identifierReference", "joinType", "notMatchedAction", "queryOrganization", "relationPrimary", "windowClause",
+}  # fmt: skip
+"""Rules that it seldom writes."""
 TRAPPED = 0.03
 """Share of the names that lead elsewhere."""
 
@@ -398,14 +487,15 @@ class Walk:
                 weights.append(LOOP)
             else:
                 first = self._grammar.first(edge)
-                weights.append(WEIGHTS.get((rule, first), 1.0 if first else OPTIONAL))
+                weights.append(WEIGHTS.get(rule, {}).get(first, 1.0 if first else OPTIONAL))
         return self._random.choices(edges, weights)[0]
 
     def _rule(self, rule: str, parent: str) -> str:
-        shape = getattr(self, f"_shape_{rule}", None)
-        often = rule in ("queryOrganization", "windowClause", "constant", "joinType", "relationPrimary") and not self._is(0.1)
-        always = often or rule in ("identifier", "strictIdentifier", "errorCapturingIdentifier", "multipartIdentifier", "tableAlias", "query")
-        if shape and (always or self._depth > DEEP or not self._is(RAW)):
+        shape = getattr(self, "_shape_" + re.sub("(?=[A-Z])", "_", rule).lower(), None)
+        raw = RAW / 5 if rule in SHAPED else RAW
+        if rule in NAMES or (rule == "selectClause" and self._scope.row is not None) or self._depth > DEEP:
+            raw = 0
+        if shape and not self._is(raw):
             with self._deeper():
                 text = shape(parent)
             if text is not None:
@@ -492,9 +582,9 @@ class Walk:
     def _write_literal(self, kind: str) -> str:
         return self._one(LITERALS[kind])
 
-    def _write_function(self, kind: str, functions: dict[str, tuple[tuple[str, str], ...]] = FUNCTIONS) -> str:
+    def _write_function(self, kind: str, functions: Signatures = FUNCTIONS) -> str:
         name, taken = self._random.choice(functions[kind])
-        return f"{name}({', '.join(self._expression(one) if one in (*VALUES, 'any', 'bin', 'record') else self._one(LITERALS[one]) for one in taken.split())})"
+        return f"{name}({', '.join(self._expression(part) for part in taken.split(', ') if part)})"
 
     def _write_aggregate(self, kind: str) -> str:
         assert self._scope.inner is not None
@@ -579,15 +669,15 @@ class Walk:
                 return f"'{self._string()}'"
         return self._expression("any")
 
-    def _shape_booleanExpression(self, parent: str) -> str | None:
+    def _shape_boolean_expression(self, parent: str) -> str | None:
         return None if parent == "expression" else self._expression("bool")
 
-    def _shape_valueExpression(self, parent: str) -> str | None:
+    def _shape_value_expression(self, parent: str) -> str | None:
         if parent == "temporalClause":
             return self._one(("current_timestamp()", "'2036-01-01'", "TIMESTAMP '2036-01-01 00:00:00'"))
         return self._expression("num") if parent in ("valueExpression", "predicate", "primaryExpression") else None
 
-    def _shape_primaryExpression(self, parent: str) -> str | None:
+    def _shape_primary_expression(self, parent: str) -> str | None:
         return self._column("str") if parent == "hintStatement" else None
 
     def _call(self, path: list[Edge], labels: list[str]) -> list[str]:
@@ -598,7 +688,7 @@ class Walk:
         if self._is(TRAPPED * 2):
             return [self._place(self._one(FUNCTION_TRAPS))]
         if "OVER" in rest:
-            text = self._one(WINDOWS) if self._is(0.5) else self._plain(AGGREGATES, kind)
+            text = self._one(WINDOWS) if self._is(0.5) else self._write_function(kind, AGGREGATES)
             order = f"ORDER BY {self._column('num') or '1'}"
             part = f"PARTITION BY {self._column('str') or '1'} " if self._is(0.6) else ""
             if self._is(0.8):
@@ -606,13 +696,10 @@ class Walk:
             return [text, *self._texts("primaryExpression", path[end + 1 :])]
         if "FILTER" in rest and self._scope.inner is not None:
             with self._inside(replace(self._scope, columns=self._scope.inner, inner=None)):
-                return [self._plain(AGGREGATES, kind), *self._texts("primaryExpression", path[end + 1 :])]
+                return [self._write_function(kind, AGGREGATES), *self._texts("primaryExpression", path[end + 1 :])]
         if rest and self._is(0.3):
             return [self._write_function(kind), *self._texts("primaryExpression", path[end + 1 :])]
         return [self._write_function(kind)]
-
-    def _plain(self, functions: dict[str, tuple[tuple[str, str], ...]], kind: str) -> str:
-        return self._write_function(kind, functions)
 
     # ---- Queries.
 
@@ -663,13 +750,23 @@ class Walk:
                     texts[at] = self._rule(edge.rule, parent) if edge.rule else self._token(edge.tokens)
         return texts
 
-    def _shape_selectClause(self, parent: str) -> str | None:
+    def _shape_select_clause(self, parent: str) -> str | None:
         if self._scope.row is None or parent == "operatorPipeRightSide":
             return None
         chosen = ", ".join(f"{self._expression(kind)} AS {name}" for name, kind in self._scope.row)
         return f"SELECT {'DISTINCT ' if self._is(0.1) else ''}{chosen}"
 
-    def _shape_namedExpression(self, parent: str) -> str | None:
+    def _shape_query_primary(self, parent: str) -> str | None:
+        if self._scope.row is None:
+            return None
+        match self._random.randrange(10):
+            case 0:
+                return self._shape_inline_table(parent)
+            case 1:
+                return f"({self._walk('query')})"
+        return self._walk("querySpecification")
+
+    def _shape_named_expression(self, parent: str) -> str | None:
         if parent == "executeImmediateUsing":
             return None
         if parent in ("aggregationClause", "pivotClause", "watermarkClause"):
@@ -678,30 +775,35 @@ class Walk:
             return "*"
         return f"{self._expression('any')} AS {self._new('e')}"
 
-    def _shape_aggregationClause(self, parent: str) -> str | None:
+    def _shape_aggregation_clause(self, parent: str) -> str | None:
         columns = [text for text, _ in self._scope.columns]
         if not columns:
             return "GROUP BY ALL"
         listed = ", ".join(columns)
-        forms = (f"{listed}", f"{listed}", f"ROLLUP ({listed})", f"CUBE ({listed})", f"GROUPING SETS (({listed}), ())", f"{listed} WITH ROLLUP", "ALL")
+        forms = (
+            f"{listed}",
+            f"{listed}",
+            f"ROLLUP ({listed})",
+            f"CUBE ({listed})",
+            f"GROUPING SETS (({listed}), ())",
+            f"{listed} WITH ROLLUP",
+            "ALL",
+        )
         return f"GROUP BY {self._one(forms)}"
 
-    def _shape_queryOrganization(self, parent: str) -> str | None:
+    def _shape_query_organization(self, parent: str) -> str | None:
         order = self._one(("", "", " ORDER BY 1", " ORDER BY 1 DESC NULLS LAST", " SORT BY 1", " DISTRIBUTE BY 1"))
         if self._scope.row and any(kind == "list" for _, kind in self._scope.row):
             order = ""
         return f"{order} LIMIT {self._random.randint(1, 5)}{' OFFSET 1' if self._is(0.1) else ''}"
 
-    def _shape_namedQuery(self, parent: str) -> str | None:
+    def _shape_named_query(self, parent: str) -> str | None:
         name = self._new("c")
         with self._inside(replace(self._scope, columns=(), inner=None, row=tuple(FULL))):
             # Without a WITH of its own: Spark's analysis of such nests takes minutes.
             text = f"{name} AS ({self._walk('queryTerm')} LIMIT 3)"
         self._scope = replace(self._scope, tables=(*self._scope.tables, name))
         return text
-
-    def _shape_queryTerm(self, parent: str) -> str | None:
-        return None
 
     def _piped(self, path: list[Edge]) -> str:
         texts = [f"{self._one(('FROM', 'TABLE'))} {self._table()}"]
@@ -718,7 +820,7 @@ class Walk:
         self._add_relation(alias)
         return f"{self._table()} AS {alias}"
 
-    def _shape_relationPrimary(self, parent: str) -> str | None:
+    def _shape_relation_primary(self, parent: str) -> str | None:
         alias, names = self._new("x"), ", ".join(name for name, _ in FULL)
         form = self._random.choices(("table", "table at", "query", "values", "range", "function"), (6, 0.6, 1.2, 1, 0.8, 0.6))[0]
         match form:
@@ -732,7 +834,8 @@ class Walk:
                     text = f"({self._walk('query')}) AS {alias} ({names})"
             case "values":
                 with self._inside(replace(self._scope, columns=(), inner=None)):
-                    text = f"(VALUES ({', '.join(self._one(LITERALS[kind]) if kind != 'bool' else 'true' for _, kind in FULL)})) AS {alias} ({names})"
+                    values = ", ".join(self._one(LITERALS[kind]) for _, kind in FULL)
+                    text = f"(VALUES ({values})) AS {alias} ({names})"
             case "range":
                 self._add_relation(alias, [("id", "num")])
                 return f"range({self._random.randint(1, 9)}) AS {alias} (id)"
@@ -741,47 +844,47 @@ class Walk:
         self._add_relation(alias)
         return text
 
-    def _shape_joinCriteria(self, parent: str) -> str | None:
+    def _shape_join_criteria(self, parent: str) -> str | None:
         return self._one(("USING (id)", f"ON {self._condition()}", f"ON {self._condition()}"))
 
-    def _shape_lateralView(self, parent: str) -> str | None:
+    def _shape_lateral_view(self, parent: str) -> str | None:
         alias = self._new("v")
         listed = self._expression("list")
         self._scope = replace(self._scope, columns=(*self._scope.columns, (f"{alias}.item", "num")))
         return f"LATERAL VIEW {self._one(('', 'OUTER '))}explode({listed}) {alias} AS item"
 
-    def _shape_hintStatement(self, parent: str) -> str | None:
+    def _shape_hint_statement(self, parent: str) -> str | None:
         return self._one(("BROADCAST(x1)", "MERGE(x1)", "COALESCE(1)", "REPARTITION(2)", "REBALANCE", "SHUFFLE_HASH(x1)"))
 
-    def _shape_sampleMethod(self, parent: str) -> str | None:
+    def _shape_sample_method(self, parent: str) -> str | None:
         return self._one(("50 PERCENT", "3 ROWS", "BUCKET 1 OUT OF 2"))
 
-    def _shape_temporalClause(self, parent: str) -> str | None:
+    def _shape_temporal_clause(self, parent: str) -> str | None:
         return self._one((f"VERSION AS OF {self._one(self._snapshots)}", "TIMESTAMP AS OF current_timestamp()"))
 
-    def _shape_pivotClause(self, parent: str) -> str | None:
+    def _shape_pivot_clause(self, parent: str) -> str | None:
         self._scope = replace(self._scope, star=True, columns=())
         return "PIVOT (sum(amount) FOR name IN ('a', 'b'))"
 
-    def _shape_unpivotClause(self, parent: str) -> str | None:
+    def _shape_unpivot_clause(self, parent: str) -> str | None:
         self._scope = replace(self._scope, star=True, columns=())
         return "UNPIVOT (value FOR which IN (id, amount))"
 
-    def _shape_inlineTable(self, parent: str) -> str | None:
+    def _shape_inline_table(self, parent: str) -> str | None:
         if self._scope.row:
             return f"VALUES ({', '.join(self._one(LITERALS[kind]) for _, kind in self._scope.row)})"
         return f"VALUES ({self._expression('num')}, {self._expression('str')}), (2, 'b')"
 
-    def _shape_windowClause(self, parent: str) -> str | None:
+    def _shape_window_clause(self, parent: str) -> str | None:
         return "WINDOW w AS (PARTITION BY 1 ORDER BY 1)"
 
-    def _shape_joinType(self, parent: str) -> str | None:
+    def _shape_join_type(self, parent: str) -> str | None:
         return self._one(("", "INNER", "LEFT", "RIGHT OUTER", "FULL", "CROSS" if parent != "joinRelation" else "LEFT OUTER"))
 
-    def _shape_windowSpec(self, parent: str) -> str | None:
+    def _shape_window_spec(self, parent: str) -> str | None:
         return f"(PARTITION BY {self._column('str') or '1'} ORDER BY {self._column('num') or '1'})"
 
-    def _shape_insertInto(self, parent: str) -> str | None:
+    def _shape_insert_into(self, parent: str) -> str | None:
         target, form = self._written(), self._random.randrange(5)
         row, columns = FULL, ""
         if form == 0:
@@ -793,13 +896,13 @@ class Walk:
         how = self._one(("INTO", "INTO", "INTO TABLE", "OVERWRITE"))
         return f"INSERT {how} {target} {columns}"
 
-    def _shape_errorCapturingNot(self, parent: str) -> str | None:
+    def _shape_error_capturing_not(self, parent: str) -> str | None:
         return "NOT"
 
-    def _shape_matchedClause(self, parent: str) -> str | None:
+    def _shape_matched_clause(self, parent: str) -> str | None:
         return f"WHEN MATCHED AND {self._condition()} THEN {self._walk('matchedAction')}"
 
-    def _shape_notMatchedClause(self, parent: str) -> str | None:
+    def _shape_not_matched_clause(self, parent: str) -> str | None:
         return f"WHEN NOT MATCHED AND 1 < {self._random.randrange(3)} THEN {self._walk('notMatchedAction')}"
 
     def _shape_assignment(self, parent: str) -> str | None:
@@ -807,7 +910,7 @@ class Walk:
         owner = next((text.split(".")[0] for text, _ in self._scope.columns), "")
         return f"{owner + '.' if owner else ''}{name} = {self._expression(kind)}"
 
-    def _shape_notMatchedAction(self, parent: str) -> str | None:
+    def _shape_not_matched_action(self, parent: str) -> str | None:
         listed = self._random.sample(FULL, self._random.randint(1, 3))
         # Of the two relations, what is inserted is known to the second alone.
         second = tuple(column for column in self._scope.columns if column[0].split(".")[0] == self._scope.columns[-1][0].split(".")[0])
@@ -827,7 +930,7 @@ class Walk:
     def _written(self) -> str:
         return self._place(self._one(TRAPS)) if self._is(TRAPPED) else self._one(("ops.walk", *WRITTEN * 6))
 
-    def _shape_identifierReference(self, parent: str) -> str | None:
+    def _shape_identifier_reference(self, parent: str) -> str | None:
         words = self._scope.words
         if parent in ("relationPrimary", "queryPrimary", "functionTableSubqueryArgument"):
             return self._table()
@@ -838,24 +941,28 @@ class Walk:
                 return self._one(("sandbox.walk_space", "sandbox.walk_space", *SPACES[:3], *TRAP_SPACES))
             return self._one(SPACES if self._is(0.8) else TRAP_SPACES)
         if words & {"FUNCTION", "PROCEDURE", "CALL"}:
-            return self._one(("walk_function", "abs", "sandbox.system.rewrite_data_files", "spark_catalog.system.rollback_to_timestamp", "reflect"))
+            return self._one(
+                ("walk_function", "abs", "sandbox.system.rewrite_data_files", "spark_catalog.system.rollback_to_timestamp", "reflect")
+            )
         if words & {"variable", "DECLARE"}:
             return self._one(("walk_variable", "session.walk_variable", "system.session.walk_variable"))
         if "VIEW" in words and "TABLE" not in words:
             return self._one((*VIEWS, "ops.walk_view", "sandbox.walk.view"))
-        if parent in ("createTableHeader", "replaceTableHeader", "createPipelineDatasetHeader") or (words & {"DROP"} and "ALTER" not in words):
+        if parent in ("createTableHeader", "replaceTableHeader", "createPipelineDatasetHeader") or (
+            words & {"DROP"} and "ALTER" not in words
+        ):
             return self._one(MADE) if self._is(0.85) else self._written()
         if words & {"ALTER", "TRUNCATE", "COMMENT"}:
             return "sandbox.walk.changed" if self._is(0.8) else self._written()
         return self._table()
 
-    def _shape_catalogIdentifierReference(self, parent: str) -> str | None:
+    def _shape_catalog_identifier_reference(self, parent: str) -> str | None:
         return self._one(("sandbox", "spark_catalog", "unknown", "'sandbox'"))
 
-    def _shape_tableIdentifier(self, parent: str) -> str | None:
+    def _shape_table_identifier(self, parent: str) -> str | None:
         return self._one((*VIEWS, "ops.walk", "walk_made", "ops.walk_files"))
 
-    def _shape_multipartIdentifier(self, parent: str) -> str | None:
+    def _shape_multipart_identifier(self, parent: str) -> str | None:
         words = self._scope.words
         match parent:
             case "tableProvider":
@@ -876,7 +983,7 @@ class Walk:
             return "walk_variable"
         return self._one(tuple(COLUMNS))
 
-    def _shape_multipartIdentifierList(self, parent: str) -> str | None:
+    def _shape_multipart_identifier_list(self, parent: str) -> str | None:
         return ", ".join(self._random.sample(tuple(COLUMNS), self._random.randint(1, 2)))
 
     def _shape_identifier(self, parent: str) -> str | None:
@@ -893,7 +1000,7 @@ class Walk:
                 return self._new("u")
         return self._one(tuple(COLUMNS))
 
-    def _shape_simpleIdentifier(self, parent: str) -> str | None:
+    def _shape_simple_identifier(self, parent: str) -> str | None:
         words = self._scope.words
         if words & {"ADD", "LIST"}:
             return self._one(("JAR", "FILE", "ARCHIVE", "JARS", "FILES", "ARCHIVES"))
@@ -906,12 +1013,20 @@ class Walk:
                 return self._one(("YEAR", "DAY", "HOUR"))
         return self._one(("SYSTEM", "USER", "ALL", "NOSCAN")) if words & {"FUNCTIONS", "ANALYZE"} else "x1"
 
-    def _shape_strictIdentifier(self, parent: str) -> str | None:
+    def _shape_strict_identifier(self, parent: str) -> str | None:
         return "walk_label" if parent in ("beginLabel", "endLabel", "leaveStatement", "iterateStatement") else self._new("x")
 
-    def _shape_errorCapturingIdentifier(self, parent: str) -> str | None:
+    def _shape_error_capturing_identifier(self, parent: str) -> str | None:
         match parent:
-            case "namedExpression" | "namedQuery" | "colType" | "colDefinition" | "complexColType" | "statement" | "tableConstraintDefinition":
+            case (
+                "namedExpression"
+                | "namedQuery"
+                | "colType"
+                | "colDefinition"
+                | "complexColType"
+                | "statement"
+                | "tableConstraintDefinition"
+            ):
                 return self._new("n")
             case "propertyKey":
                 return self._one(KEYS)
@@ -921,51 +1036,51 @@ class Walk:
                 return "ops"
         return self._one(tuple(COLUMNS))
 
-    def _shape_identifierList(self, parent: str) -> str | None:
+    def _shape_identifier_list(self, parent: str) -> str | None:
         if parent == "namedExpression":
             return None
         return f"({', '.join(self._random.sample(tuple(COLUMNS), self._random.randint(1, 3)))})"
 
-    def _shape_identifierCommentList(self, parent: str) -> str | None:
+    def _shape_identifier_comment_list(self, parent: str) -> str | None:
         return None if self._scope.row is None else f"({', '.join(name for name, _ in self._scope.row)})"
 
-    def _shape_tableAlias(self, parent: str) -> str | None:
+    def _shape_table_alias(self, parent: str) -> str | None:
         alias = self._new("x")
         self._add_relation(alias)
         return f"AS {alias}"
 
-    def _shape_functionName(self, parent: str) -> str | None:
+    def _shape_function_name(self, parent: str) -> str | None:
         return self._one(("abs", "upper", "range", "explode"))
 
-    def _shape_propertyKey(self, parent: str) -> str | None:
+    def _shape_property_key(self, parent: str) -> str | None:
         key = self._one(KEYS)
         return f"`{key}`" if "-" in key else key
 
-    def _shape_propertyKeyOrStringLit(self, parent: str) -> str | None:
+    def _shape_property_key_or_string_lit(self, parent: str) -> str | None:
         return f"'{self._one(KEYS)}'"
 
-    def _shape_quotedIdentifier(self, parent: str) -> str | None:
+    def _shape_quoted_identifier(self, parent: str) -> str | None:
         return f"`{self._one(KEYS) if parent == 'configKey' else 'id'}`"
 
-    def _shape_backQuotedIdentifier(self, parent: str) -> str | None:
+    def _shape_back_quoted_identifier(self, parent: str) -> str | None:
         return f"`{self._one(('true', 'UTC', '1', 'org.apache.iceberg.spark.SparkCatalog'))}`"
 
-    def _shape_dataType(self, parent: str) -> str | None:
+    def _shape_data_type(self, parent: str) -> str | None:
         return self._one(NEW_TYPES)
 
-    def _shape_singleStringLitWithoutMarker(self, parent: str) -> str | None:
+    def _shape_single_string_lit_without_marker(self, parent: str) -> str | None:
         return f"'{self._one(('2026-01-02', '2026-01-02', '1', 'AB'))}'" if parent == "constant" else f"'{self._string()}'"
 
-    def _shape_stringLit(self, parent: str) -> str | None:
+    def _shape_string_lit(self, parent: str) -> str | None:
         return f"'{self._string()}'"
 
     def _shape_constant(self, parent: str) -> str | None:
         return self._one(LITERALS[self._one(("num", "num", "str", "bool"))])
 
-    def _shape_literalType(self, parent: str) -> str | None:
+    def _shape_literal_type(self, parent: str) -> str | None:
         return self._one(("DATE", "TIMESTAMP", "X"))
 
-    def _shape_integerValue(self, parent: str) -> str | None:
+    def _shape_integer_value(self, parent: str) -> str | None:
         return self._one(("1", "2", "4"))
 
     def _shape_version(self, parent: str) -> str | None:
@@ -974,7 +1089,7 @@ class Walk:
     def _shape_interval(self, parent: str) -> str | None:
         return self._one(("INTERVAL 1 DAY", "INTERVAL '1' HOUR", "INTERVAL '1-2' YEAR TO MONTH"))
 
-    def _shape_describeFuncName(self, parent: str) -> str | None:
+    def _shape_describe_func_name(self, parent: str) -> str | None:
         return self._one(("abs", "reflect", "explode", "from_xml", "nothing"))
 
 
