@@ -564,6 +564,11 @@ def spark_defaults(reader: Reader) -> dict[str, object]:
             "spark.sql.parser.parserDfaCacheFlushRatio": PARSER_MEMORY_PERCENT,
             # `SELECT * FROM text.`/etc/passwd`` and its like are refused by SQL already.
             "spark.sql.runSQLOnFiles": "false",
+            # Texts and plans of ended statements stay in memory: few of them, and short.
+            "spark.sql.thriftserver.ui.retainedStatements": 10,
+            "spark.sql.thriftserver.ui.retainedSessions": 10,
+            "spark.sql.ui.retainedExecutions": 5,
+            "spark.sql.maxPlanStringLength": 10000,
             # ${env:...} and ${system:...} stay as they are.
             "spark.sql.variable.substitute": "false",
             "spark.warehouse.readers.databases": ",".join(DATABASES),

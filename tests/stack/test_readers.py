@@ -104,7 +104,16 @@ REFUSED = (
     "SELECT * FROM IDENTIFIER('ops.' || 'fence')",
     "SELECT * FROM ops.fence TIMESTAMP AS OF (SELECT now())",
     "SELECT * FROM python_worker_logs()",
+    # What is worked out while the statement is analysed, and arguments by which plan or memory grow.
+    "SELECT * FROM ops.fence TIMESTAMP AS OF timestamp_seconds(aggregate(sequence(1, 1000000), 0L, (a, x) -> a + x))",
+    "SELECT * FROM VALUES (repeat('x', 2000000000))",
+    "SELECT approx_count_distinct(id, 0.000001) FROM range(10)",
+    "SELECT count_min_sketch(id, 0.0000001D, 0.99D, 1) FROM range(10)",
+    "SELECT window(now(), '1000 days', '1 second')",
+    "SELECT stack(1000000, 1)",
     # Tables of the sandbox that would reach further.
+    "USE NAMESPACE `../tmp`",
+    "USE sandbox.`../tmp`",
     "CREATE TABLE sandbox.fence.a (a int) LOCATION '/tmp/fence'",
     "CREATE TABLE sandbox.fence.a (a int DEFAULT 1)",
     "CREATE TABLE sandbox.fence.a (a int, b int GENERATED ALWAYS AS (a + 1))",
@@ -143,6 +152,9 @@ ANSWERED = (
     "FROM ops.fence |> WHERE a > 0 |> AGGREGATE count(*) AS c",
     *(f"SELECT * FROM ops.fence.{table}" for table in ("snapshots", "history", "refs", "files")),
     "SELECT * FROM ops.fence TIMESTAMP AS OF now()",
+    "SELECT any_value(a), first(a), last(a), approx_count_distinct(a) FROM ops.fence",
+    "VALUES current_date",
+    "SELECT * FROM OPS.FENCE",
 )
 
 

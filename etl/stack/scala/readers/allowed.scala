@@ -3,6 +3,8 @@
 // Compiled by etl/stack/jars.py.
 package org.apache.spark.sql.warehouse
 
+import java.util.Locale
+
 import scala.collection.mutable
 import scala.jdk.CollectionConverters._
 
@@ -13,7 +15,7 @@ import org.apache.spark.sql.catalyst.{FunctionIdentifier, TableIdentifier}
 import org.apache.spark.sql.catalyst.analysis._
 import org.apache.spark.sql.catalyst.catalog.HiveTableRelation
 import org.apache.spark.sql.catalyst.expressions._
-import org.apache.spark.sql.catalyst.expressions.aggregate.{AnyValue, First, Last}
+import org.apache.spark.sql.catalyst.expressions.aggregate.{AggregateExpression, AnyValue, First, Last}
 import org.apache.spark.sql.catalyst.parser.{ParameterContext, ParserInterface}
 import org.apache.spark.sql.catalyst.plans.logical._
 import org.apache.spark.sql.catalyst.trees.TreeNode
@@ -44,6 +46,10 @@ object Allowed {
 
   def refuse(what: String): Nothing =
     throw new UnsupportedOperationException(s"$what is refused: this server only reads, and writes only tables of the catalog $sandbox")
+
+  /** Refuse a name of which a part could be a path. */
+  def names(parts: Seq[String]): Unit =
+    for (part <- parts if !part.matches("[\\p{L}\\p{M}\\p{N}_ $-]+")) refuse(s"the name `$part`")
 
   /** Return the words of a class of statements, as `CREATE FUNCTION` for `CreateFunctionCommand`. */
   def words(node: Any): String = {
@@ -115,7 +121,7 @@ object AllowedParser {
     classOf[ReplaceColumns], classOf[ReplaceTable], classOf[ReplaceTableAsSelect], classOf[TruncateTable], classOf[UpdateTable])
 
   private val expressions: Set[Class[_]] = Set(
-    classOf[Add], classOf[Alias], classOf[And], classOf[AnyValue], classOf[AttributeReference], classOf[BitwiseAnd], classOf[BitwiseNot],
+    classOf[Add], classOf[AggregateExpression], classOf[Alias], classOf[And], classOf[AnyValue], classOf[AttributeReference], classOf[BitwiseAnd], classOf[BitwiseNot],
     classOf[BitwiseOr], classOf[BitwiseXor], classOf[CaseWhen], classOf[Cast], classOf[Coalesce], classOf[Collate], classOf[Concat],
     classOf[CreateNamedStruct], classOf[Cube], classOf[CurrentDate], CurrentRow.getClass, classOf[CurrentTime], classOf[CurrentTimestamp],
     classOf[CurrentUser], classOf[Divide], classOf[EqualNullSafe], classOf[EqualTo], classOf[Exists], classOf[First],
@@ -171,19 +177,31 @@ object AllowedParser {
 
   private def checkOne(node: TreeNode[_]): Unit = node match {
     case relation: UnresolvedRelation =>
-      names(relation.multipartIdentifier)
+      Allowed.names(relation.multipartIdentifier)
       if (relation.isStreaming) Allowed.refuse("STREAM")
       for (option <- relation.options.keySet.asScala if option != UnresolvedRelation.REQUIRED_WRITE_PRIVILEGES) {
         Allowed.refuse(s"the option $option of a relation")
       }
-    case name: UnresolvedIdentifier => names(name.nameParts)
-    case name: UnresolvedTable => names(name.multipartIdentifier)
-    case name: UnresolvedTableOrView => names(name.multipartIdentifier)
-    case name: UnresolvedView => names(name.multipartIdentifier)
-    case name: UnresolvedNamespace => names(name.multipartIdentifier)
-    case travel: RelationTimeTravel if travel.timestamp.exists(_.exists(_.isInstanceOf[SubqueryExpression])) =>
-      // Spark would run it before the plan is checked.
-      Allowed.refuse("a subquery in TIMESTAMP AS OF")
+    case name: UnresolvedIdentifier => Allowed.names(name.nameParts)
+    case name: UnresolvedTable => Allowed.names(name.multipartIdentifier)
+    case name: UnresolvedTableOrView => Allowed.names(name.multipartIdentifier)
+    case name: UnresolvedView => Allowed.names(name.multipartIdentifier)
+    case name: UnresolvedNamespace => Allowed.names(name.multipartIdentifier)
+    case use: SetNamespaceCommand => Allowed.names(use.namespace)
+    case use: SetCatalogCommand => Allowed.names(Seq(use.catalogName))
+    case space: ResolvedNamespace => Allowed.names(space.namespace)
+    case travel: RelationTimeTravel => travel.timestamp.foreach(_.foreach {
+      // Spark works it out before the plan is checked, and looks at no interrupt meanwhile.
+      case _: Literal | _: Cast | _: CurrentDate | _: CurrentTimestamp | _: Add | _: Subtract | _: UnaryMinus =>
+      case function: UnresolvedFunction if moments(function.nameParts.mkString(".").toLowerCase) =>
+      case other => Allowed.refuse(s"${Allowed.words(other)} in TIMESTAMP AS OF")
+    })
+    case table: UnresolvedInlineTable => table.rows.flatten.foreach(_.foreach {
+      // As above: the rows are worked out while the statement is analysed.
+      case function: UnresolvedFunction if Functions.large(function.nameParts.mkString(".").toLowerCase) =>
+        Allowed.refuse(s"the function ${function.nameParts.mkString(".")} in VALUES")
+      case _ =>
+    })
     case function: UnresolvedFunction => called(function.nameParts, function.arguments)
     case function: UnresolvedTableValuedFunction => called(function.name, function.functionArgs)
     case function: UnresolvedGenerator => called(function.name.nameParts, function.children)
@@ -207,9 +225,6 @@ object AllowedParser {
     case _ =>
   }
 
-  private def names(parts: Seq[String]): Unit =
-    for (part <- parts if !part.matches("[\\p{L}\\p{M}\\p{N}_ $-]+")) Allowed.refuse(s"the name `$part`")
-
   private def called(name: Seq[String], arguments: Seq[Expression]): Unit = {
     val function = name.mkString(".").toLowerCase
     if (!Functions.listed(function)) Allowed.refuse(s"the function $function")
@@ -221,6 +236,10 @@ object AllowedParser {
       case _ =>
     }
   }
+
+  /** Functions of a moment, for TIMESTAMP AS OF. */
+  private val moments = Set("now", "current_timestamp", "current_date", "to_timestamp", "to_date", "date", "timestamp", "timestamp_seconds",
+    "timestamp_millis", "date_sub", "date_add", "date_trunc")
 
   private val mostRows = 1000
 
@@ -274,9 +293,9 @@ class AllowedRelations(session: SparkSession) extends (LogicalPlan => Unit) {
       case (other, _) => Allowed.refuse(s"the relation ${other.getClass.getSimpleName}")
     }
     case relation: HiveTableRelation => readable(relation.tableMeta.identifier)
-    case ResolvedTable(catalog, _, _, _) => known(catalog)
-    case ResolvedIdentifier(catalog, _) => known(catalog)
-    case ResolvedNamespace(catalog, _, _) => known(catalog)
+    case ResolvedTable(catalog, name, _, _) => named(catalog, name.namespace.toSeq :+ name.name)
+    case ResolvedIdentifier(catalog, name) => named(catalog, name.namespace.toSeq :+ name.name)
+    case ResolvedNamespace(catalog, name, _) => named(catalog, name)
     case command: Command =>
       if (AllowedRelations.writes(command.getClass)) {
         val target = AllowedRelations.target(command)
@@ -294,25 +313,34 @@ class AllowedRelations(session: SparkSession) extends (LogicalPlan => Unit) {
     case _ =>
   }
 
+  /** A name may be the current namespace's in part, so it is looked at whole here. */
+  private def named(catalog: CatalogPlugin, name: Seq[String]): Unit = {
+    known(catalog)
+    Allowed.names(name)
+  }
+
   private def known(catalog: CatalogPlugin): Unit = if (!catalogs(catalog.name)) Allowed.refuse(s"the catalog ${catalog.name}")
 
   private def readable(catalog: CatalogPlugin, name: Identifier): Unit = {
     known(catalog)
     if (catalog.name != Allowed.sandbox) readable(name.namespace.toSeq :+ name.name)
+    else Allowed.names(name.namespace.toSeq :+ name.name)
   }
 
   private def readable(name: TableIdentifier): Unit = readable(name.database.toSeq :+ name.table)
 
   private def readable(parts: Seq[String]): Unit = {
-    if (!databases(parts.head)) Allowed.refuse(s"the database ${parts.head}")
-    if (closed(parts.take(2).mkString("."))) Allowed.refuse(s"the table ${parts.take(2).mkString(".")}, which holds personal data,")
+    // The metastore's names have no case.
+    val name = parts.map(_.toLowerCase(Locale.ROOT))
+    if (!databases(name.head)) Allowed.refuse(s"the database ${name.head}")
+    if (closed(name.take(2).mkString("."))) Allowed.refuse(s"the table ${name.take(2).mkString(".")}, which holds personal data,")
   }
 }
 
 object AllowedRelations {
   private val leaves: Set[Class[_]] = Set(
     classOf[CTERelationRef], classOf[CommandResult], classOf[LocalRelation], OneRowRelation().getClass, classOf[Range],
-    classOf[ResolvedNonPersistentFunc], classOf[ResolvedTempView], classOf[UnionLoopRef])
+    classOf[ResolvedInlineTable], classOf[ResolvedNonPersistentFunc], classOf[ResolvedTempView], classOf[UnionLoopRef])
 
   private val questions: Set[Class[_]] = Set(
     classOf[CreateViewCommand], classOf[DescribeColumn], classOf[DescribeColumnCommand], classOf[DescribeDatabaseCommand],

@@ -45,4 +45,11 @@ object Functions {
     variant_explode_outer variant_get version weekday weekofyear when width_bucket window window_time xxhash64 year zeroifnull
     zip_with
   """.trim.split("\\s+").toSet
+
+  /** Those that make much of little, or run for long. */
+  val large: Set[String] = """
+    aggregate array_repeat array_sort exists filter flatten forall format_string levenshtein like lpad map_filter map_zip_with printf
+    randstr reduce regexp regexp_count regexp_extract regexp_extract_all regexp_instr regexp_like regexp_replace regexp_substr repeat
+    replace rlike rpad sequence shuffle space split split_part stack transform transform_keys transform_values translate zip_with
+  """.trim.split("\\s+").toSet
 }

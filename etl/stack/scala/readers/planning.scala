@@ -41,6 +41,9 @@ object Bounds {
   val partitions = 10000
 
   def refuse(what: String): Nothing = throw new UnsupportedOperationException(s"the statement is refused: $what")
+
+  def tooLong(text: String): String =
+    f"the statement is refused: it has ${text.length}%,d characters, and $characters%,d are allowed; put long lists into a table of the sandbox and join it"
   def tooDeep: Nothing =
     refuse(s"it is nested too deep ($brackets brackets, $depth levels); split it, or use a temporary view")
 
@@ -66,9 +69,7 @@ object Bounds {
 
 class BoundedParser(parser: ParserInterface) extends ParserInterface {
   private def bounded[Parsed](text: String)(parse: => Parsed): Parsed = {
-    if (text.length > Bounds.characters) {
-      Bounds.refuse(f"it has ${text.length}%,d characters, and ${Bounds.characters}%,d are allowed; put long lists into a table of the sandbox and join it")
-    }
+    if (text.length > Bounds.characters) throw new UnsupportedOperationException(Bounds.tooLong(text))
     if (Bounds.nesting(text) > Bounds.brackets) Bounds.tooDeep
     val parsed = try parse catch { case _: StackOverflowError => Bounds.tooDeep }
     parsed match {

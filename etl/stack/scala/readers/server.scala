@@ -19,7 +19,7 @@ import org.apache.spark.sql.SparkSession
 import org.apache.spark.sql.hive.HiveUtils
 import org.apache.spark.sql.hive.thriftserver.ReflectionUtils._
 import org.apache.spark.sql.hive.thriftserver.ui.{HiveThriftServer2EventManager, HiveThriftServer2Listener}
-import org.apache.spark.sql.warehouse.{Allowed, Ended, Fairness, Statement}
+import org.apache.spark.sql.warehouse.{Allowed, Bounds, Ended, Fairness, Statement}
 import org.apache.spark.status.ElementTrackingStore
 import org.apache.spark.util.{ShutdownHookManager, Utils}
 
@@ -105,7 +105,9 @@ class Door(service: CLIService, fairness: Fairness) extends ThriftBinaryCLIServi
   }
 
   override def ExecuteStatement(request: TExecuteStatementReq): TExecuteStatementResp =
-    answered(request.getSessionHandle, !request.isRunAsync, super.ExecuteStatement(request))(_.getOperationHandle, status =>
+    // Before anything keeps the text.
+    if (request.getStatement.length > Bounds.characters) new TExecuteStatementResp(status(new Ended(Bounds.tooLong(request.getStatement))))
+    else answered(request.getSessionHandle, !request.isRunAsync, super.ExecuteStatement(request))(_.getOperationHandle, status =>
       new TExecuteStatementResp(status))
 
   override def GetSchemas(request: TGetSchemasReq): TGetSchemasResp =
