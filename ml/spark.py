@@ -232,7 +232,7 @@ def _submit(arguments: list[str]) -> None:
     here = settings()
     options = submit_options(here.spark_master)
     # A container or an agent has no stack that would have made these.
-    configuration.write_server("loads")
+    configuration.write_job()
     (here.data_dir / "tmp" / "loads").mkdir(parents=True, exist_ok=True)
     command = [
         str(jars.SPARK_HOME / "bin" / "spark-submit"),

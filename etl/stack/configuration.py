@@ -646,12 +646,10 @@ def write_server(name: str) -> None:
             write(folder(name) / "metastore-log4j2.properties", LOG4J.format(level="warn"))
             write(folder(name) / "metastore-site.xml", xml(metastore_site("loads" if name == "metastore" else "readers")), private=True)
         case "loads":
-            _write_spark("loads")
+            write_job()
             # Who has the password of the role `etl` is `etl` here too. spark-submit reads this file.
             secret = f"SPARK_CONNECT_AUTHENTICATE_TOKEN={shlex.quote(password('etl'))}\n"
             write(folder("loads") / "spark-env.sh", secret, private=True)
-            # The loads' folder is the configuration of every job, on YARN as well.
-            write(folder("loads") / "yarn-site.xml", xml(yarn_site()))
         case "kafka":
             write(folder("kafka") / "log4j2.properties", LOG4J.format(level="warn"))
             write(folder("kafka") / "server.properties", java_properties(kafka_properties()), private=True)
@@ -660,6 +658,12 @@ def write_server(name: str) -> None:
             write_readers_keystore()
             _write_ldap_trust()
             write(folder("readers") / "java.policy", readers_policy())
+
+
+def write_job() -> None:
+    """Write the configuration of a job under spark-submit, that of the loads server without its password."""
+    _write_spark("loads")
+    write(folder("loads") / "yarn-site.xml", xml(yarn_site()))
 
 
 def _write_hadoop(server: str, checks: dict[str, object] | None = None) -> None:
