@@ -57,7 +57,7 @@ def spark_session() -> SparkSession:
     from etl.stack import configuration, jars
 
     here = settings()
-    configuration.write_server("loads")
+    configuration.write_job()
     scratch = here.data_dir / "tmp" / "stream"
     scratch.mkdir(parents=True, exist_ok=True)
     # What is left of a Connect session in the caller's environment would make this one a client.
