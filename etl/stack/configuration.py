@@ -94,6 +94,8 @@ PARSER_MEMORY_PERCENT = 20
 """Of the heap, for the parser's cache; then it is emptied. Spark counts 9,700 bytes a state, and a state has about 5,300."""
 SANDBOX_BLOCK_BYTES = 8 * 2**20
 """HDFS counts a block as full while it is written: large ones would leave a part of the sandbox's quota that nobody can use."""
+READERS_MESSAGE_BYTES = 8 * 2**20
+"""Of one call: as in connections.scala."""
 READERS_HDFS_SITE: dict[str, object] = {"dfs.blocksize": SANDBOX_BLOCK_BYTES}
 
 
@@ -357,6 +359,7 @@ def hive_site(reader: Reader) -> dict[str, object]:
         "hive.exec.scratchdir": f"{here.hdfs_uri}/tmp/hive-{reader}",  # noqa: S108 - a folder of HDFS
         "hive.server2.logging.operation.enabled": "false",
         "hive.server2.idle.session.timeout": "6h",
+        **({"hive.server2.thrift.max.message.size": READERS_MESSAGE_BYTES} if reader == "readers" else {}),
         **(readers_access() if reader == "readers" else LOADS_LOGIN),
         # A session's first metadata call, such as an ODBC driver's GetTables, makes an authorizer, though nobody asks it anything, and
         # opens an embedded metastore for it unless this is said to be done. The readers' Java policy refuses that one.

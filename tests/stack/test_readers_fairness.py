@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import pytest
 
 from etl import sql_server
 from etl.errors import WarehouseError
+from etl.settings import settings
 from etl.sql_server import StatementError
 from etl.stack import supervision, watch
 from tests.readers import ENDLESS, PORT, given, started
@@ -150,3 +152,29 @@ def test_a_server_that_answers_its_port_but_no_statement_is_started_again() -> N
         assert time.monotonic() < deadline
         time.sleep(1)
     assert small_answer("ben") < SMALL_SECONDS
+
+
+def test_a_connection_takes_no_memory_that_it_only_announces() -> None:
+    with ExitStack() as connections:
+        for announced in (100_000_000, -1):
+            opened = connections.enter_context(socket.create_connection((settings().readers_host, settings().port("readers")), timeout=10))
+            # SASL's START, and the length of a mechanism that does not come.
+            opened.sendall(b"\x01" + announced.to_bytes(4, "big", signed=True))
+            assert opened.recv(1) == b""
+        assert small_answer("ben") < SMALL_SECONDS
+
+
+def test_connections_without_a_session_keep_nobody_out() -> None:
+    with ExitStack() as connections:
+        address = (settings().readers_host, settings().port("readers"))
+        opened = [connections.enter_context(socket.create_connection(address, timeout=10)) for _ in range(600)]
+        assert small_answer("ben") < SMALL_SECONDS
+        # The oldest ones were closed for those that came later.
+        assert opened[0].recv(1) == b""
+
+
+def test_an_open_session_may_be_idle() -> None:
+    with sql_server.session("readers", user="ana") as session:
+        session.run(SMALL)
+        time.sleep(22)
+        assert session.run(SMALL) == [(3,)]

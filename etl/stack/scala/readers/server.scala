@@ -22,6 +22,8 @@ import org.apache.spark.sql.hive.thriftserver.ui.{HiveThriftServer2EventManager,
 import org.apache.spark.sql.warehouse.{Allowed, Bounds, Ended, Fairness, Statement}
 import org.apache.spark.status.ElementTrackingStore
 import org.apache.spark.util.{ShutdownHookManager, Utils}
+import org.apache.thrift.server.TServer
+import org.apache.thrift.transport.TServerTransport
 
 /** Starts as Spark's HiveThriftServer2 does, but for the door. */
 object ReadersServer extends Logging {
@@ -66,6 +68,13 @@ class ReadersServer(session: SparkSession) extends HiveServer2 with ReflectedCom
 
 /** Every call of a client comes through here. */
 class Door(service: CLIService, fairness: Fairness) extends ThriftBinaryCLIService(service) {
+  override protected def initializeServer(): Unit = {
+    super.initializeServer()
+    val transport = classOf[TServer].getDeclaredField("serverTransport_")
+    transport.setAccessible(true)
+    transport.set(server, new Connections(transport.get(server).asInstanceOf[TServerTransport]))
+  }
+
   private val users = new ConcurrentHashMap[SessionHandle, String]
   /** By operation: a query is planned and run while its rows are fetched. */
   private val statements = new ConcurrentHashMap[OperationHandle, Statement]
@@ -83,7 +92,10 @@ class Door(service: CLIService, fairness: Fairness) extends ThriftBinaryCLIServi
         throw new Ended(s"$user has ${Fairness.sessionsOfUser} open sessions, as many as one user may have; close some")
       }
       val response = super.OpenSession(request)
-      if (response.isSetSessionHandle) users.put(new SessionHandle(response.getSessionHandle), user)
+      if (response.isSetSessionHandle) {
+        users.put(new SessionHandle(response.getSessionHandle), user)
+        Connections.opened()
+      }
       response
     } catch { case ended: Ended => new TOpenSessionResp(status(ended), TProtocolVersion.HIVE_CLI_SERVICE_PROTOCOL_V10) }
   }
@@ -100,6 +112,7 @@ class Door(service: CLIService, fairness: Fairness) extends ThriftBinaryCLIServi
 
   override def CloseSession(request: TCloseSessionReq): TCloseSessionResp = {
     val response = super.CloseSession(request)
+    if (response.getStatus.getStatusCode == TStatusCode.SUCCESS_STATUS) Connections.closed()
     forget(new SessionHandle(request.getSessionHandle))
     response
   }
