@@ -69,6 +69,11 @@ SQL_LOG4J = LOG4J.format(level="warn") + "".join(
         # Folders are removed by Java where no program may be started; large task binaries are what wide tables have.
         ("remove", "org.apache.spark.network.util.JavaUtils", "error"),
         ("dag", "org.apache.spark.scheduler.DAGScheduler", "error"),
+        # A client that goes away, or is sent away, is no fault of the server's: a stack of Java for each.
+        ("thrift", "org.apache.thrift.server.TThreadPoolServer", "off"),
+        # Plans are cut where they are kept as texts.
+        ("plans", "org.apache.spark.sql.catalyst.util.StringUtils", "error"),
+        ("filters", "org.apache.spark.sql.execution.datasources.v2.DataSourceV2Strategy", "error"),
         # A pool for each user of the readers server is made when they first ask.
         ("pools", "org.apache.spark.scheduler.FairSchedulableBuilder", "error"),
     )
