@@ -98,50 +98,6 @@ def test_a_long_list_is_answered() -> None:
         assert session.run(f"SELECT count(*) FROM range(3) WHERE lpad(cast(id AS string), 36, '0') IN ({listed})") == [(3,)]
 
 
-@pytest.fixture(scope="module")
-def own() -> Iterator[Path]:
-    with given(readers_query_seconds=LIMIT_SECONDS) as folder, started(folder) as log:
-        yield log
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("statement", HEAVY.values(), ids=HEAVY.keys())
-def test_while_one_user_asks_much_another_gets_an_answer(own: Path, statement: str) -> None:
-    with asked("ana", statement) as first, asked("ana", statement) as second:
-        time.sleep(3)
-        assert max(small_answer("ben") for _ in range(3)) < SMALL_SECONDS
-        for wait in (first, second):
-            assert "was ended because" in wait() or "no memory" in wait() or "array size" in wait(), wait()
-    assert small_answer("ana") < SMALL_SECONDS
-
-
-@pytest.mark.slow
-def test_a_users_sessions_are_bounded(own: Path) -> None:
-    with ExitStack() as open_sessions:
-        for _ in range(60):
-            open_sessions.enter_context(sql_server.session("readers", user="ana"))
-        with pytest.raises(StatementError, match=r"ana has 60 open sessions, as many as one user may have; close some"):
-            open_sessions.enter_context(sql_server.session("readers", user="ana"))
-        assert small_answer("ben") < SMALL_SECONDS
-    assert small_answer("ana") < SMALL_SECONDS
-
-
-@pytest.mark.slow
-def test_a_statement_that_cannot_be_ended_ends_the_server_with_a_sentence() -> None:
-    # Worked out while it is analysed.
-    endless = "SELECT * FROM VALUES (levenshtein(repeat('ab', 500000), repeat('ba', 500000)))"
-    with given(readers_query_seconds=5, readers_port=PORT + 1) as folder, started(folder) as log:
-        with asked("ana", endless) as stubborn, asked("ben", ENDLESS) as other:
-            assert "ran longer than 5 s (readers_query_seconds)" in stubborn() + other()
-            said = ""
-            deadline = time.monotonic() + 90
-            while "starts again" not in said and time.monotonic() < deadline:
-                with asked("ben", SMALL) as small:
-                    said = small()
-        assert "starts again, because a statement of ana could not be ended" in said, log.read_text()[-2000:]
-        assert "a statement of ana could not be ended" in (folder / "tmp" / "readers" / "restarted").read_text()
-
-
 @pytest.mark.slow
 def test_a_server_that_answers_its_port_but_no_statement_is_started_again() -> None:
     pid = supervision.states()["readers"]["pid"]
@@ -178,3 +134,48 @@ def test_an_open_session_may_be_idle() -> None:
         session.run(SMALL)
         time.sleep(22)
         assert session.run(SMALL) == [(3,)]
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[Path]:
+    with given(readers_query_seconds=LIMIT_SECONDS) as folder, started(folder) as log:
+        yield log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("statement", HEAVY.values(), ids=HEAVY.keys())
+def test_while_one_user_asks_much_another_gets_an_answer(own: Path, statement: str) -> None:
+    with asked("ana", statement) as first, asked("ana", statement) as second:
+        time.sleep(3)
+        assert max(small_answer("ben") for _ in range(3)) < SMALL_SECONDS
+        for wait in (first, second):
+            assert "was ended because" in wait() or "no memory" in wait() or "array size" in wait(), wait()
+    assert small_answer("ana") < SMALL_SECONDS
+
+
+@pytest.mark.slow
+def test_a_users_sessions_are_bounded(own: Path) -> None:
+    with ExitStack() as open_sessions:
+        for _ in range(60):
+            open_sessions.enter_context(sql_server.session("readers", user="ana"))
+        with pytest.raises(StatementError, match=r"ana has 60 open sessions, as many as one user may have; close some"):
+            open_sessions.enter_context(sql_server.session("readers", user="ana"))
+        assert small_answer("ben") < SMALL_SECONDS
+    assert small_answer("ana") < SMALL_SECONDS
+
+
+@pytest.mark.slow
+def test_a_statement_that_cannot_be_ended_ends_the_server_with_a_sentence() -> None:
+    # Spark evaluates a schema while it analyses, and this function checks no interrupt.
+    endless = "SELECT from_json('{}', levenshtein(repeat('ab', 500000), repeat('ba', 500000)))"
+    with given(readers_query_seconds=5, readers_port=PORT + 1) as folder, started(folder) as log:
+        with asked("ana", endless) as stubborn:
+            said = ""
+            deadline = time.monotonic() + 90
+            while "starts again" not in said and time.monotonic() < deadline:
+                with asked("ben", SMALL) as small:
+                    said = small()
+            # Closing the session waits for the statement, so ana's own answer is read last.
+            assert "ran longer than 5 s (readers_query_seconds)" in stubborn()
+        assert "starts again, because a statement of ana could not be ended" in said, log.read_text()[-2000:]
+        assert "a statement of ana could not be ended" in (folder / "tmp" / "readers" / "restarted").read_text()
