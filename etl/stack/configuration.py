@@ -595,12 +595,15 @@ def spark_defaults(reader: Reader) -> dict[str, object]:
             "spark.driver.maxResultSize": f"{here.readers_result_mb}m",
             # A row of constants would be worked out by the server's planner, not by a task.
             "spark.sql.optimizer.excludedRules": "org.apache.spark.sql.catalyst.optimizer.ConvertToLocalRelation",
+            "spark.sql.parser.eagerEvalOfUnresolvedInlineTable": "false",
             # Each user has a pool of tasks.
             "spark.scheduler.mode": "FAIR",
         }
         options = [
             str(properties["spark.driver.extraJavaOptions"]),
             f"-Duser.home={here.data_dir / 'tmp' / 'readers'}",
+            # A statement that fills the memory is ended; threads of Spark's own, which must not, would see the error too.
+            "-XX:-UseGCOverheadLimit",
             "-Djava.security.manager",
             f"-Djava.security.policy=={folder('readers') / 'java.policy'}",
         ]

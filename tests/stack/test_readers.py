@@ -106,7 +106,7 @@ REFUSED = (
     "SELECT * FROM python_worker_logs()",
     # What is worked out while the statement is analysed, and arguments by which plan or memory grow.
     "SELECT * FROM ops.fence TIMESTAMP AS OF timestamp_seconds(aggregate(sequence(1, 1000000), 0L, (a, x) -> a + x))",
-    "SELECT * FROM VALUES (repeat('x', 2000000000))",
+    "SELECT from_json('{}', concat('a ', 'int'))",
     "SELECT approx_count_distinct(id, 0.000001) FROM range(10)",
     "SELECT count_min_sketch(id, 0.0000001D, 0.99D, 1) FROM range(10)",
     "SELECT window(now(), '1000 days', '1 second')",
@@ -124,6 +124,15 @@ REFUSED = (
     "CREATE TABLE sandbox.`..`.a (a int)",
     "CREATE NAMESPACE sandbox.fence LOCATION '/tmp/fence'",
     "CALL sandbox.system.expire_snapshots('fence.a')",
+)
+# Constants that Spark would work out while it analyses: none of them is one here.
+NO_CONSTANTS = (
+    "SELECT * FROM VALUES (repeat('x', 2000000000))",
+    "SELECT * FROM VALUES ('aa' RLIKE '(a+)+b')",
+    "SELECT id FROM range(10) LIMIT if('aa' RLIKE '(a+)+b', 1, 2)",
+    "WITH a AS (SELECT id FROM range(10) LIMIT levenshtein('a', 'b')) SELECT * FROM a",
+    "SELECT percentile(id, array(0.1, position('a' IN 'b'))) FROM range(5)",
+    "SELECT * FROM (SELECT 1 AS a, 'x' AS b) PIVOT (count(a) FOR b IN (repeat('x', 1)))",
 )
 ANSWERED = (
     "SHOW DATABASES",
@@ -243,6 +252,16 @@ def test_what_is_not_listed_is_refused_in_one_sentence_before_any_of_it_runs(rea
         with pytest.raises(WarehouseError, match=SENTENCE):
             readers.run(statement)
     assert readers.run("SELECT a FROM ops.fence") == [(1,)]
+
+
+def test_what_makes_much_of_little_is_no_constant(readers: Session) -> None:
+    for statement in NO_CONSTANTS:
+        with pytest.raises(WarehouseError, match=r"INLINE_TABLE|UNFOLDABLE|NON_FOLDABLE|NON_LITERAL|foldable"):
+            readers.run(statement)
+    assert "IS_UNFOLDABLE" in str(readers.run("EXPLAIN SELECT id FROM range(10) LIMIT length(repeat('a', 5))"))
+    assert readers.run("SELECT repeat('a', 2), split('a,b', ',')[1], 'ab' LIKE 'a%', position('b' IN 'ab'), trim(' a ')") == [
+        ("aa", "b", True, 2, "a")
+    ]
 
 
 def test_what_is_listed_is_answered(readers: Session) -> None:

@@ -28,6 +28,7 @@ import org.apache.spark.sql.execution.datasources.{HadoopFsRelation, LogicalRela
 import org.apache.spark.sql.execution.datasources.v2.DataSourceV2Relation
 import org.apache.spark.sql.internal.SQLConf
 import org.apache.spark.sql.types.{DataType, StructType}
+import org.apache.spark.unsafe.types.UTF8String
 
 /** Checks each statement twice: as parsed, before anything of it is looked up or loaded, and as analysed, when every relation is known. */
 class Allowed extends (SparkSessionExtensions => Unit) {
@@ -129,7 +130,7 @@ object AllowedParser {
     classOf[IntegralDivide], classOf[IsNotNull], classOf[IsNull], classOf[LambdaFunction], classOf[Last], classOf[LateralSubquery],
     classOf[LessThan], classOf[LessThanOrEqual], classOf[Like], classOf[LikeAll], classOf[LikeAny], classOf[ListQuery], classOf[Literal],
     classOf[Lower], classOf[MultiAlias], classOf[Multiply], classOf[NamedArgumentExpression], classOf[Not], classOf[NotLikeAll],
-    classOf[NotLikeAny], classOf[Or], classOf[Overlay], classOf[PipeExpression], classOf[RLike], classOf[Remainder], classOf[Rollup],
+    classOf[NotLikeAny], classOf[NotWhilePlanning], classOf[Or], classOf[Overlay], classOf[PipeExpression], classOf[RLike], classOf[Remainder], classOf[Rollup],
     classOf[ScalarSubquery], classOf[SemiStructuredExtract], classOf[ShiftLeft], classOf[ShiftRight], classOf[ShiftRightUnsigned],
     classOf[SortOrder], classOf[SpecifiedWindowFrame], classOf[StringLocate], classOf[StringTrim], classOf[StringTrimLeft],
     classOf[StringTrimRight], classOf[Substring], classOf[Subtract], classOf[TimestampAdd], classOf[TimestampDiff], classOf[UnaryMinus],
@@ -157,6 +158,11 @@ object AllowedParser {
         case node: TreeNode[_] =>
           if (!listed(node.getClass)) {
             Allowed.refuse(Allowed.words(node))
+          }
+          if (questions(node.getClass)) node.productElementNames.zip(node.productIterator).foreach {
+            case ("pattern", Some(text: String)) => Bounds.pattern(text)
+            case ("pattern", text: String) => Bounds.pattern(text)
+            case _ =>
           }
           checkOne(node)
           node match {
@@ -196,12 +202,6 @@ object AllowedParser {
       case function: UnresolvedFunction if moments(function.nameParts.mkString(".").toLowerCase) =>
       case other => Allowed.refuse(s"${Allowed.words(other)} in TIMESTAMP AS OF")
     })
-    case table: UnresolvedInlineTable => table.rows.flatten.foreach(_.foreach {
-      // As above: the rows are worked out while the statement is analysed.
-      case function: UnresolvedFunction if Functions.large(function.nameParts.mkString(".").toLowerCase) =>
-        Allowed.refuse(s"the function ${function.nameParts.mkString(".")} in VALUES")
-      case _ =>
-    })
     case function: UnresolvedFunction => called(function.nameParts, function.arguments)
     case function: UnresolvedTableValuedFunction => called(function.name, function.functionArgs)
     case function: UnresolvedGenerator => called(function.name.nameParts, function.children)
@@ -232,9 +232,21 @@ object AllowedParser {
     (function, arguments) match {
       case ("approx_count_distinct", Seq(_, _, _*)) => Allowed.refuse("the second argument of approx_count_distinct")
       case ("window", Seq(_, _, _, _*)) => Allowed.refuse("the third argument of window")
+      case ("from_json" | "from_csv", Seq(_, schema, _*)) => this.schema(function, schema)
+      case ("schema_of_json" | "schema_of_csv", Seq(example, _*)) => this.schema(function, example)
+      case ("variant_get" | "try_variant_get", Seq(_, _, kind)) => this.schema(function, kind)
       case ("stack", Seq(rows, _*)) if !AllowedParser.isSmall(rows) => Allowed.refuse(s"stack of more than ${AllowedParser.mostRows} rows")
       case _ =>
     }
+  }
+
+  /** Spark parses a schema while it analyses, and looks at no interrupt meanwhile. */
+  private def schema(function: String, text: Expression): Unit = text match {
+    case Literal(null, _) =>
+    case Literal(text: UTF8String, _) => Bounds.checkSchema(text.toString)
+    // What it is given is looked at for itself.
+    case UnresolvedFunction(Seq(name), _, _, _, _, _, _) if name.toLowerCase.startsWith("schema_of_") =>
+    case _ => Allowed.refuse(s"a schema of $function that is not written as a text")
   }
 
   /** Functions of a moment, for TIMESTAMP AS OF. */

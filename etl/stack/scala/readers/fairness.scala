@@ -177,7 +177,11 @@ class Fairness(session: SparkSession) extends Logging {
 
   private def every(seconds: Int)(body: => Unit): Unit = while (true) {
     try body
-    catch { case NonFatal(error) => logError("could not look after the statements", error) }
+    catch {
+      case NonFatal(error) => logError("could not look after the statements", error)
+      // Whoever filled the memory is ended, and this thread goes on.
+      case _: OutOfMemoryError => endLongest()
+    }
     Thread.sleep(seconds * 1000L)
   }
 
@@ -261,12 +265,15 @@ class Fairness(session: SparkSession) extends Logging {
     while (collecting.size > 1 && collecting.last._1 - collecting.head._1 > pressureMillis) collecting.dequeue()
     val (passed, collected) = (collecting.last._1 - collecting.head._1, collecting.last._2 - collecting.head._2)
     if (passed > pressureMillis / 2 && collected > passed * pressureShare) {
-      statements.asScala.filter(one => one.isWorking && !one.ended.isDone).maxByOption(_.usedSeconds).foreach { statement =>
-        statement.end("it was ended because the server has no memory left, and it worked longest; ask for less: fewer columns or days, an aggregate")
-        collecting.clear()
-      }
+      endLongest()
     }
   }
+
+  private def endLongest(): Unit =
+    statements.asScala.filter(one => one.isWorking && !one.ended.isDone).maxByOption(_.usedSeconds).foreach { statement =>
+      statement.end("it was ended because the server has no memory left, and it worked longest; ask for less: fewer columns or days, an aggregate")
+      collecting.clear()
+    }
 
   private val own = session.newSession()
 

@@ -46,10 +46,12 @@ object Functions {
     zip_with
   """.trim.split("\\s+").toSet
 
-  /** Those that make much of little, or run for long. */
+  /** Those that make much of little, or whose time grows with a product of sizes. */
   val large: Set[String] = """
-    aggregate array_repeat array_sort exists filter flatten forall format_string levenshtein like lpad map_filter map_zip_with printf
-    randstr reduce regexp regexp_count regexp_extract regexp_extract_all regexp_instr regexp_like regexp_replace regexp_substr repeat
-    replace rlike rpad sequence shuffle space split split_part stack transform transform_keys transform_values translate zip_with
+    aggregate array_distinct array_except array_insert array_intersect array_position array_remove array_repeat array_sort
+    array_union arrays_overlap btrim contains exists filter find_in_set flatten forall format_number format_string instr levenshtein
+    like locate lpad ltrim map_filter map_zip_with parse_url position printf reduce regexp regexp_count regexp_extract
+    regexp_extract_all regexp_instr regexp_like regexp_replace regexp_substr repeat replace rlike rpad rtrim sequence shuffle space
+    split split_part str_to_map substring_index transform transform_keys transform_values translate trim try_parse_url zip_with
   """.trim.split("\\s+").toSet
 }

@@ -15,7 +15,9 @@ import org.apache.spark.sql.catalyst.parser.{ParameterContext, ParserInterface}
 import org.apache.spark.sql.catalyst.plans.logical._
 import org.apache.spark.sql.catalyst.rules.Rule
 import org.apache.spark.sql.catalyst.trees.TreeNode
+import org.apache.spark.sql.execution.command.ExplainCommand
 import org.apache.spark.sql.types.{DataType, StructType}
+import org.apache.spark.unsafe.types.UTF8String
 
 class Bounds extends (SparkSessionExtensions => Unit) {
   override def apply(extensions: SparkSessionExtensions): Unit = {
@@ -47,6 +49,47 @@ object Bounds {
   def tooDeep: Nothing =
     refuse(s"it is nested too deep ($brackets brackets, $depth levels); split it, or use a temporary view")
 
+  /** Of a type in a type, and of the fields of all, each counted as often as types hold it: the parser's time grows with more than the square. */
+  private val (typesInEachOther, fields) = (30, 3000)
+  private val partOfType = "(?i)(?:struct|array|map)\\s*<|>|,".r
+
+  /** Refuse a statement with types that take longer to parse than anything else of it. */
+  def checkTypes(text: String): Unit = {
+    var (now, all) = (0, 0)
+    partOfType.findAllIn(text).foreach {
+      case ">" => now = math.max(0, now - 1)
+      case "," => all += now
+      case _ =>
+        now += 1
+        all += now
+        if (now > typesInEachOther) tooManyTypes
+    }
+    if (all > fields) refuse(s"its types have more than $fields fields")
+  }
+
+  private def tooManyTypes: Nothing = refuse(s"a type holds more than $typesInEachOther types in each other")
+
+  /** The same for a text that is a schema, or an example of one; its length counts with the statement's nodes. */
+  def checkSchema(text: String): Unit = {
+    var now = 0
+    text.foreach {
+      case '<' | '{' | '[' => now += 1; if (now > typesInEachOther) tooManyTypes
+      case '>' | '}' | ']' => now -= 1
+      case _ =>
+    }
+  }
+
+  /** Functions that parse one of their arguments while a statement is analysed. */
+  val schemas = Set("from_json", "from_csv", "schema_of_json", "schema_of_csv", "variant_get", "try_variant_get")
+
+  private val wildcards = 5
+
+  /** Refuse a pattern that is more than a name with a few wildcards: Hive's way is to look for it as a regular expression, which may take for ever. */
+  def pattern(text: String): Unit =
+    if (!text.matches("[\\p{L}\\p{M}\\p{N}_ $%*|.\\\\-]*") || text.count("*%|".contains(_)) > wildcards) {
+      refuse(s"the pattern '${text.take(60)}' is more than a name with at most $wildcards of * % |")
+    }
+
   /** Return how deep brackets stand in brackets; those in texts and comments count too, as nobody writes so many. */
   def nesting(text: String): Int = {
     var (now, most) = (0, 0)
@@ -71,6 +114,7 @@ class BoundedParser(parser: ParserInterface) extends ParserInterface {
   private def bounded[Parsed](text: String)(parse: => Parsed): Parsed = {
     if (text.length > Bounds.characters) throw new UnsupportedOperationException(Bounds.tooLong(text))
     if (Bounds.nesting(text) > Bounds.brackets) Bounds.tooDeep
+    Bounds.checkTypes(text)
     val parsed = try parse catch { case _: StackOverflowError => Bounds.tooDeep }
     parsed match {
       case tree: TreeNode[_] =>
@@ -84,10 +128,10 @@ class BoundedParser(parser: ParserInterface) extends ParserInterface {
     parsed
   }
 
-  override def parsePlan(text: String): LogicalPlan = bounded(text)(parser.parsePlan(text))
+  override def parsePlan(text: String): LogicalPlan = NoConstants.in(bounded(text)(parser.parsePlan(text)))
   override def parsePlanWithParameters(text: String, parameters: ParameterContext): LogicalPlan =
-    bounded(text)(parser.parsePlanWithParameters(text, parameters))
-  override def parseQuery(text: String): LogicalPlan = bounded(text)(parser.parseQuery(text))
+    NoConstants.in(bounded(text)(parser.parsePlanWithParameters(text, parameters)))
+  override def parseQuery(text: String): LogicalPlan = NoConstants.in(bounded(text)(parser.parseQuery(text)))
   override def parseExpression(text: String): Expression = bounded(text)(parser.parseExpression(text))
   override def parseTableIdentifier(text: String): TableIdentifier = bounded(text)(parser.parseTableIdentifier(text))
   override def parseFunctionIdentifier(text: String): FunctionIdentifier = bounded(text)(parser.parseFunctionIdentifier(text))
@@ -119,7 +163,7 @@ class Size {
   private def deeper(depth: Int): Int = if (depth >= Bounds.depth) Bounds.tooDeep else depth + 1
 
   private def shape(plan: LogicalPlan, names: Map[String, Shape], depth: Int): Shape = {
-    written += 1
+    written += (if (Size.joins(plan)) Size.join else 1)
     val below = deeper(depth)
     plan match {
       case UnresolvedWith(child, parts, _) =>
@@ -138,7 +182,8 @@ class Size {
         val from = children.flatMap(_.worth).groupMapReduce(_._1)(_._2)(math.max)
         val width = if (children.isEmpty) table.columns else children.map(_.columns).sum
         def cost(expression: Expression): Double = worth(expression, from, names, below)
-        val base = children.map(_.nodes).sum + inner + nested(plan, names, below).map(_.nodes).getOrElse(0.0) + 1
+        val base = children.map(_.nodes).sum + inner + nested(plan, names, below).map(_.nodes).getOrElse(0.0) +
+          (if (Size.joins(plan)) Size.joinExpanded else 1)
         plan match {
           case Project(list, _) => outputs(list, base, width, from, cost)
           case Aggregate(by, list, _, _) =>
@@ -185,15 +230,28 @@ class Size {
   private def worth(expression: Expression, from: Map[String, Double], names: Map[String, Shape], depth: Int): Double = {
     val below = deeper(depth)
     expression match {
-      case _: Literal => written += Size.literal; Size.literal
+      case literal: Literal =>
+        written += Size.literal
+        literal.value match {
+          // A long text that columns of columns put together again and again is worked out by the planner.
+          case text: UTF8String => Size.literal + text.numBytes * Size.byte
+          case _ => Size.literal
+        }
       case name: UnresolvedAttribute =>
         written += 1
         from.getOrElse(name.nameParts.last.toLowerCase, 1)
       case _ =>
-        written += 1
+        written += (expression match {
+          case _: WindowExpression | _: UnresolvedWindowExpression => Size.join
+          case function: UnresolvedFunction if Bounds.schemas(function.nameParts.last.toLowerCase) =>
+            function.arguments.collect { case Literal(text: UTF8String, _) => text.numBytes.toDouble }.sum
+          case _ => 1
+        })
         val plans = expression match {
           case subquery: PlanExpression[_] => subquery.plan match {
-            case plan: LogicalPlan => shape(plan, names, below).nodes
+            case plan: LogicalPlan =>
+              written += Size.join
+              shape(plan, names, below).nodes + Size.joinExpanded
             case _ => 0
           }
           case _ => 0.0
@@ -209,6 +267,12 @@ class Size {
 
 object Size {
   private val literal = 0.1
+  private val byte = 0.01
+  /** Of a join, a subquery or a window: each has memory of its own, and threads or jobs. A hundred are allowed. */
+  private val join = Bounds.nodes / 100
+  private val joinExpanded = Bounds.expanded / 100
+
+  private def joins(plan: LogicalPlan): Boolean = plan.isInstanceOf[Join] || plan.isInstanceOf[LateralJoin]
   private val tableColumns = 20.0
 }
 
@@ -223,22 +287,39 @@ object Interrupt extends Rule[LogicalPlan] {
 }
 
 /**
- * Leaves to tasks what Spark would work out while it plans: functions that make much of little, and regular expressions. Loops over arrays look
- * at interrupts.
+ * Functions that make much of little or compare all with all, and regular expressions, are no constants, so that tasks work them out: as a schema, a LIMIT, a row of VALUES
+ * or a folded constant, the server's own threads would.
  */
+object NoConstants {
+  def in(plan: LogicalPlan): LogicalPlan = plan.transformWithSubqueries {
+    case UnresolvedWith(child, parts, recursive) =>
+      UnresolvedWith(child, parts.map(part => (part._1, in(part._2).asInstanceOf[SubqueryAlias], part._3)), recursive)
+    case explained: ExplainCommand => explained.copy(logicalPlan = in(explained.logicalPlan))
+    case other => other.transformExpressions {
+      case function: UnresolvedFunction if function.arguments.nonEmpty && Functions.large(function.nameParts.last.toLowerCase) && !late(function.arguments.head) =>
+        function.copy(arguments = NotWhilePlanning(function.arguments.head) +: function.arguments.tail)
+      // Over a column they may become a part of what is asked of a table.
+      case test if AtRunTime.costly(test) && !late(test.children.head) && !test.exists(_.isInstanceOf[Attribute]) => AtRunTime.later(test)
+    }
+  }
+
+  private def late(argument: Expression): Boolean = argument.isInstanceOf[NotWhilePlanning]
+}
+
+/** The same for operators that become constants while a statement is optimised. Loops over arrays look at interrupts. */
 object AtRunTime extends Rule[LogicalPlan] {
   override def apply(plan: LogicalPlan): LogicalPlan = plan.transformAllExpressionsWithSubqueries {
     case lambda: LambdaFunction if !lambda.function.isInstanceOf[Interruptible] => lambda.copy(function = Interruptible(lambda.function))
-    case large if large.foldable && makesMuch(large) && large.children.nonEmpty =>
-      large.withNewChildren(NotWhilePlanning(large.children.head) +: large.children.tail)
+    case test if costly(test) && test.foldable => later(test)
   }
 
-  private def makesMuch(expression: Expression): Boolean = expression match {
-    case _: Sequence | _: ArrayRepeat | _: StringRepeat | _: StringSpace | _: StringLPad | _: StringRPad | _: FormatString => true
-    case _: StringRegexExpression | _: RegExpReplace | _: RegExpExtractBase | _: StringSplit | _: HigherOrderFunction => true
-    case _: Levenshtein | _: Shuffle | _: Flatten | _: StringTranslate | _: StringReplace => true
+  def costly(expression: Expression): Boolean = expression match {
+    case _: StringRegexExpression | _: MultiLikeBase | _: ILike | _: StringLocate | _: String2TrimExpression => true
     case _ => false
   }
+
+  def later(expression: Expression): Expression =
+    expression.withNewChildren(NotWhilePlanning(expression.children.head) +: expression.children.tail)
 }
 
 /** Its child, which the planner must not replace by its value. */
@@ -246,6 +327,8 @@ case class NotWhilePlanning(child: Expression) extends UnaryExpression {
   override def foldable: Boolean = false
   override def nullable: Boolean = child.nullable
   override def dataType: DataType = child.dataType
+  override def sql: String = child.sql
+  override def toString: String = child.toString
   override def eval(row: InternalRow): Any = child.eval(row)
   override protected def doGenCode(context: CodegenContext, code: ExprCode): ExprCode = child.genCode(context)
   override protected def withNewChildInternal(changed: Expression): NotWhilePlanning = copy(child = changed)

@@ -124,16 +124,24 @@ class Door(service: CLIService, fairness: Fairness) extends ThriftBinaryCLIServi
       new TExecuteStatementResp(status))
 
   override def GetSchemas(request: TGetSchemasReq): TGetSchemasResp =
-    answered(request.getSessionHandle, true, super.GetSchemas(request))(_.getOperationHandle, new TGetSchemasResp(_))
+    looked(request.getSchemaName)(request.getSessionHandle, super.GetSchemas(request))(_.getOperationHandle, new TGetSchemasResp(_))
 
   override def GetTables(request: TGetTablesReq): TGetTablesResp =
-    answered(request.getSessionHandle, true, super.GetTables(request))(_.getOperationHandle, new TGetTablesResp(_))
+    looked(request.getSchemaName, request.getTableName)(request.getSessionHandle, super.GetTables(request))(_.getOperationHandle, new TGetTablesResp(_))
 
   override def GetColumns(request: TGetColumnsReq): TGetColumnsResp =
-    answered(request.getSessionHandle, true, super.GetColumns(request))(_.getOperationHandle, new TGetColumnsResp(_))
+    looked(request.getSchemaName, request.getTableName, request.getColumnName)(request.getSessionHandle, super.GetColumns(request))(_.getOperationHandle, new TGetColumnsResp(_))
 
   override def GetFunctions(request: TGetFunctionsReq): TGetFunctionsResp =
-    answered(request.getSessionHandle, true, super.GetFunctions(request))(_.getOperationHandle, new TGetFunctionsResp(_))
+    looked(request.getSchemaName, request.getFunctionName)(request.getSessionHandle, super.GetFunctions(request))(_.getOperationHandle, new TGetFunctionsResp(_))
+
+  /** Answer a question about names, which are patterns. */
+  private def looked[Response](patterns: String*)(session: TSessionHandle, call: => Response)(
+      operation: Response => TOperationHandle, refused: TStatus => Response): Response =
+    try {
+      patterns.filter(_ != null).foreach(Bounds.pattern)
+      answered(session, true, call)(operation, refused)
+    } catch { case pattern: UnsupportedOperationException => refused(status(new Ended(pattern.getMessage))) }
 
   private def answered[Response](session: TSessionHandle, waits: Boolean, call: => Response)(
       operation: Response => TOperationHandle, refused: TStatus => Response): Response = try {
