@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import importlib.metadata
 import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from etl.errors import RefusedError
@@ -47,7 +51,7 @@ def listed(sums: Path = SUMS) -> dict[str, str]:
 
 
 def ensure() -> None:
-    """Fetch what is missing, unpack the metastore, compile what is our own; a wrong sum is an error.
+    """Fetch what is missing, unpack the metastore, compile what is our own; whatever it finds, every sum is computed again.
 
     Raises
     ------
@@ -59,6 +63,7 @@ def ensure() -> None:
         logger.info("jars: fetching", missing=len(missing), folder=str(folder))
         with progress("jars"):
             fetch(folder)
+    verify(folder)
     if not readers_guard().is_dir():
         _compile("readers", [PYSPARK_JARS / "*", folder / "spark" / "*"], readers_guard())
     if not readers_home().is_dir():
@@ -69,7 +74,6 @@ def ensure() -> None:
         _compile("hadoop", hadoop_class_path(), hadoop_checks())
     unpacked = folder / "metastore" / "unpacked"
     if not unpacked.is_dir():
-        verify(folder)
         archive = next((folder / "metastore").glob("*.tar.gz"))
         partial = unpacked.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
@@ -103,16 +107,61 @@ def fetch(folder: Path, declaration: Path = HERE / "ivy.xml", sums: Path = SUMS)
         raise RefusedError(f"jars could not be fetched from Maven's central repository; see {folder / 'ivy.log'}, then run again")
 
 
-def verify(folder: Path, sums: Path = SUMS) -> None:
-    """Compare jars with their committed sums.
+def verify(folder: Path, sums: Path | None = None) -> None:
+    """Compare jars with their committed sums, what is unpacked with its archive, and PySpark's with the sums of its wheel.
 
     Raises
     ------
     RefusedError
-        Naming those that are others.
+        Naming the files that are others, and those that nobody put there: a class path takes every jar of a folder.
     """
-    if wrong := [path for path, digest in listed(sums).items() if _sum(folder / path) != digest]:
-        raise RefusedError(f"{', '.join(wrong)} in {folder}: not the file whose sum stands in {sums.name}; remove it and run bash/setup.sh")
+    known = {folder / path: bytes.fromhex(digest) for path, digest in listed(sums or SUMS).items()}
+    _compare(known, folder)
+    if sums is None:
+        # Not before the archive itself is known to be the right one.
+        of_packages = {**dict(_unpacked(folder)), **dict(of_wheel())}
+        _compare(of_packages, folder)
+        known |= of_packages
+    if strange := [str(jar) for one in sorted({path.parent for path in known}) for jar in sorted(one.glob("*.jar")) if jar not in known]:
+        raise RefusedError(f"{', '.join(strange)}: not listed, and every jar of that folder would be loaded; remove it")
+
+
+def _compare(known: dict[Path, bytes], folder: Path) -> None:
+    with ThreadPoolExecutor() as pool:
+        computed = pool.map(digest, known)
+        wrong = [path for path, one in zip(known, computed, strict=True) if one != known[path]]
+    if wrong:
+        again = " and ".join(sorted({str(_home(path, folder)) for path in wrong}))
+        raise RefusedError(f"{', '.join(map(str, wrong))}: not the file whose sum is known; remove {again}, and run bash/setup.sh")
+
+
+def _home(path: Path, folder: Path) -> Path:
+    """Return what setup fetches, unpacks or installs again once it is gone."""
+    if path.parent == PYSPARK_JARS:
+        return Path(sys.prefix)
+    return folder / "metastore" / "unpacked" if "unpacked" in path.parts else path
+
+
+def _unpacked(folder: Path) -> Iterator[tuple[Path, bytes]]:
+    """Yield path and sum of each jar of the archive that stands unpacked."""
+    unpacked = folder / "metastore" / "unpacked"
+    if unpacked.is_dir():
+        with tarfile.open(next((folder / "metastore").glob("*.tar.gz"))) as tar:
+            for member in tar:
+                if member.name.endswith(".jar") and (content := tar.extractfile(member)) is not None:
+                    yield unpacked / member.name, hashlib.sha256(content.read()).digest()
+
+
+def of_wheel() -> Iterator[tuple[Path, bytes]]:
+    """Yield path and sum of each jar of the installed PySpark; images leave out some of them, or the package."""
+    try:
+        files = importlib.metadata.files("pyspark") or []
+    except importlib.metadata.PackageNotFoundError:
+        return
+    for file in files:
+        path = Path(str(file.locate()))
+        if path.parent == PYSPARK_JARS and path.exists() and file.hash is not None:
+            yield path, base64.urlsafe_b64decode(file.hash.value + "=")
 
 
 def readers_guard() -> Path:
@@ -192,9 +241,13 @@ def copy_of_pyspark(server: str, folder: Path) -> None:
             shutil.copy(jar, folder / "jars")
 
 
-def _sum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def digest(path: Path) -> bytes:
+    """Return the SHA-256 of a file, and nothing for one that is not there."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except FileNotFoundError:
+        return b""
 
 
 def hadoop_class_path() -> list[Path]:
