@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import functools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import hdfs
 from hdfs.util import HdfsError
 
+from etl.errors import WarehouseError
 from etl.faults import named_faults
 from etl.log import logger, run_main
 from etl.screens import console
@@ -48,35 +48,54 @@ def tables() -> list[SandboxTable]:
 
 @named_faults()
 def expire(keep_days: float) -> list[str]:
-    """Remove tables older than so many days, and what killed statements left; return the tables' names."""
+    """Remove tables older than so many days, and what killed statements left; return the tables' names.
+
+    Raises
+    ------
+    WarehouseError
+        When something could not be removed, after all else was.
+    """
     now = dt.datetime.now(dt.UTC)
-    removed = []
-    for one in list(_walk(settings().sandbox_path)):
-        if isinstance(one, SandboxTable):
-            if one.created_at < now - dt.timedelta(days=keep_days):
-                files().delete(one.folder, recursive=True)
-                removed.append(one.name)
-                logger.info("removed", table=f"{CATALOG}.{one.name}", created=f"{one.created_at:%Y-%m-%d}")
-        elif one[1] < now - dt.timedelta(days=LEFT_OVER_DAYS):
-            # Not what has come into a folder meanwhile.
-            _remove_if_alone(one[0])
+    removed, failed = [], []
+    for one in _walk(settings().sandbox_path):
+        try:
+            if isinstance(one, SandboxTable):
+                if one.created_at < now - dt.timedelta(days=keep_days):
+                    files().delete(one.folder, recursive=True)
+                    removed.append(one.name)
+                    logger.info("removed", table=f"{CATALOG}.{one.name}", created=f"{one.created_at:%Y-%m-%d}")
+            elif one[1] < now - dt.timedelta(days=LEFT_OVER_DAYS):
+                # Not what has come into a folder meanwhile.
+                _remove_if_alone(one[0])
+        except HdfsError as error:
+            failed.append(f"{one.folder if isinstance(one, SandboxTable) else one[0]}: {error}")
+    if failed:
+        raise WarehouseError(f"{len(failed)} could not be removed from the sandbox, all else was looked at; first {failed[0]}")
     return removed
 
 
-def _walk(folder: str) -> Iterator[SandboxTable | tuple[str, dt.datetime]]:
+def _walk(root: str) -> list[SandboxTable | tuple[str, dt.datetime]]:
     """Return tables, and the path and time of every file that none has and of every folder that holds none, what lies in it first."""
-    listed = _listed(folder)
-    if commits := [one for one in _listed(f"{folder}/metadata") if one[0].endswith(".metadata.json")]:
-        name = folder.removeprefix(f"{settings().sandbox_path}/").replace("/", ".")
-        yield SandboxTable(name, folder, min(_time(status) for _, status in commits))
-        return
-    for name, status in listed:
-        if status["type"] == "DIRECTORY":
-            yield from _walk(f"{folder}/{name}")
-        else:
-            yield f"{folder}/{name}", _time(status)
-    if folder != settings().sandbox_path:
-        yield folder, max((_time(status) for _, status in listed), default=_time(files().status(folder)))
+    found: list[SandboxTable | tuple[str, dt.datetime]] = []
+    # Not by recursion: users nest namespaces as deep as HDFS allows.
+    waiting = [(root, dt.datetime.now(dt.UTC))]
+    while waiting:
+        folder, changed = waiting.pop()
+        # Users may give a namespace any name, that of a table's file too.
+        commits = [one for one in _listed(f"{folder}/metadata") if one[0].endswith(".metadata.json") and one[1]["type"] == "FILE"]
+        if commits and folder != root:
+            name = folder.removeprefix(f"{root}/").replace("/", ".")
+            found.append(SandboxTable(name, folder, min(_time(status) for _, status in commits)))
+            continue
+        listed = _listed(folder)
+        if folder != root:
+            found.append((folder, max((_time(status) for _, status in listed), default=changed)))
+        for name, status in listed:
+            if status["type"] == "DIRECTORY":
+                waiting.append((f"{folder}/{name}", _time(status)))
+            else:
+                found.append((f"{folder}/{name}", _time(status)))
+    return found[::-1]
 
 
 def _listed(folder: str) -> list[tuple[str, dict[str, Any]]]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import datetime as dt
 import http.client
 import json
+import os
 import random
+import signal
 import subprocess
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +22,14 @@ import pytest
 from api import lag
 from etl import sql_server
 from etl.settings import ROOT, settings
-from etl.stack import control
+from etl.stack import control, supervision
 from etl.storage import storage
 from ml import registry
 from tests.api.alerts import use
 from tests.postgres import rows
 from tests.receivers import Http, until
 from tests.stack import test_main_job
+from tests.stack.test_backup import everything
 from tests.stack.test_stream import column, empty_topics
 from tests.stack.test_train_score import CUSTOMERS, DAY, DAYS, FIRST, TERMINALS, drawn
 
@@ -33,6 +38,7 @@ pytestmark = pytest.mark.slow
 COLUMNS = ("transaction_id", "customer_id", "terminal_id", "transacted_at", "amount", "currency", "channel", "device")
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 AS_USUAL, LARGE = range(10_001, 10_061), range(10_061, 10_067)
+MORE, LATER = range(10_067, 11_067), range(11_067, 11_077)
 
 
 def verb(*command: str | Path) -> None:
@@ -78,13 +84,13 @@ def fill() -> None:
     )  # fmt: skip
 
 
-def write_stream(path: Path) -> None:
-    """The day after: sixty transactions as usual, six of large amounts."""
+def write_stream(path: Path, numbers: Iterable[int]) -> None:
+    """Transactions of the day after the month, some of them of large amounts."""
     draw = random.Random(4)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        for number in (*AS_USUAL, *LARGE):
+        for number in numbers:
             at = EPOCH + dt.timedelta(microseconds=FIRST + DAYS * DAY, seconds=number)
             cents = draw.randint(500, 10_000) + (20_000 if number in LARGE else 0)
             keys = (number, draw.randint(1, CUSTOMERS), draw.randint(6, TERMINALS))
@@ -121,11 +127,11 @@ def asked(method: str, path: str, content: dict[str, Any] | None = None) -> Any:
 
 def test_a_stream_csv_is_in_every_table_once_alerts_reach_a_receiver_and_a_decision_becomes_a_label(
     month: None, got: Http, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
+) -> None:
     monkeypatch.setenv("WAREHOUSE_STREAM_TABLES_SECONDS", "2")
     use(monkeypatch, tmp_path, {"cases": {"kind": "webhook", "url": got.url}})
     verb("stack.sh", "up", "--realtime")
-    write_stream(tmp_path / "stream.csv")
+    write_stream(tmp_path / "stream.csv", (*AS_USUAL, *LARGE))
     for _ in range(2):
         verb("stream_csv.sh", tmp_path / "stream.csv", "--to", "api")
     until(lambda: all(one.messages == 0 for one in lag.lags()), 120)
@@ -149,3 +155,45 @@ def test_a_stream_csv_is_in_every_table_once_alerts_reach_a_receiver_and_a_decis
         new = f"WHERE transaction_id >= {AS_USUAL[0]} ORDER BY 1"
         labels = hive.run(f"SELECT transaction_id, is_fraud, scenario FROM core.fraud_reports {new}")
     assert labels == [(fraud, True, 1), (other, False, None)]
+    is_backed_up(tmp_path)
+
+
+def is_backed_up(folder: Path) -> None:
+    """Back up while the lane takes transactions, and once more after its job was killed; lose the machine, and get all of it back."""
+    write_stream(folder / "stream.csv", MORE)
+    with background("stream_csv.sh", folder / "stream.csv", "--to", "api", "--rate", "20"):
+        verb("backup.sh", folder / "backup")
+    verb("restore.sh", folder / "backup", "--verify")
+    until(lambda: all(one.messages == 0 for one in lag.lags()), 120)
+    for _ in range(2):
+        os.kill(supervision.states()["stream"]["pid"], signal.SIGKILL)
+        time.sleep(3)
+    verb("backup.sh", folder / "backup", "--with-source")
+    control.down()
+    control.up({"base"})
+    with sql_server.session() as hive:
+        before = everything(hive)
+    verb("stack.sh", "reset")
+    verb("stack.sh", "up")
+    verb("restore.sh", folder / "backup")
+    with sql_server.session() as hive:
+        assert everything(hive) == before
+    # The topics are gone with the machine, so the checkpoint names messages that are nowhere.
+    storage().delete(f"{settings().warehouse_path}/_stream", recursive=True)
+    verb("stack.sh", "up", "--realtime")
+    write_stream(folder / "stream.csv", LATER)
+    verb("stream_csv.sh", folder / "stream.csv", "--to", "api")
+    until(lambda: all(one.messages == 0 for one in lag.lags()), 120)
+    with sql_server.session() as hive:
+        streamed = column(hive, "SELECT transaction_id FROM core.transactions WHERE lane = 'stream' ORDER BY 1")
+    assert streamed == [*AS_USUAL, *LARGE, *MORE, *LATER]
+
+
+@contextlib.contextmanager
+def background(*command: str | Path) -> Iterator[None]:
+    """Run a verb beside what follows, to its end."""
+    name, *arguments = command
+    with subprocess.Popen([ROOT / "bash" / name, *arguments], stderr=subprocess.PIPE, text=True) as process:
+        yield
+        _, said = process.communicate(timeout=240)
+    assert process.returncode == 0, said[-3000:]

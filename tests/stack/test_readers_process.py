@@ -242,9 +242,11 @@ def test_it_can_open_no_file_of_the_data_folder_but_its_own_and_reports(user: st
     own = [configuration.folder("readers"), here.data_dir / "tmp" / "readers", here.jars_dir, here.data_dir / "report"]
     # The other servers' configuration, without their secrets.
     allowed = [*own, here.data_dir / "conf"]
-    opened = run(user, "readable_below", str(here.data_dir))
-    assert [path for path in opened if not any(Path(path).is_relative_to(place) for place in allowed)] == []
-    assert str(configuration.folder("readers") / "hive-site.xml") in opened
+    # And so for every other user of this machine.
+    for name in (user, "nobody"):
+        opened = run(name, "readable_below", str(here.data_dir))
+        assert [path for path in opened if not any(Path(path).is_relative_to(place) for place in allowed)] == []
+        assert str(configuration.folder("readers") / "hive-site.xml") in opened
 
 
 @pytest.mark.parametrize("given", ["", "none", "etl"])

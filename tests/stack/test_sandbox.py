@@ -78,6 +78,24 @@ def test_an_analyst_makes_changes_and_drops_tables_by_sql(ana: Session) -> None:
     assert names() == []
 
 
+def test_the_names_that_users_give_do_not_stop_the_expiry(ana: Session) -> None:
+    # Of a table's own files, of a level above, with signs that a path or a URL means something by; and some that only HDFS could make.
+    spaces = ("metadata", "metadata.metadata", "data", "metadata.data", "`a b`", "` `", "`größe`", "`$-_`", "none", "`version-hint`")
+    for space in spaces:
+        ana.run(f"CREATE TABLE sandbox.{space}.mine AS SELECT 1 AS a")
+    root = settings().sandbox_path
+    deep = "/".join(["deep"] * 900)
+    for folder in ("x.metadata.json", "metadata/x.metadata.json", "a%2Fb", "a?b=c#d", deep):
+        sandbox.files().makedirs(f"{root}/{folder}")
+    assert sorted(names()) == sorted(f"{one.replace('`', '')}.mine" for one in spaces)
+    make_older(root, AGES["old"])
+    sandbox.expire(30)
+    assert sandbox.files().list(root) == []
+    # The sandbox itself stays, and is open.
+    ana.run("CREATE TABLE sandbox.ana.mine AS SELECT 1 AS a")
+    assert names() == ["ana.mine"]
+
+
 def test_the_loads_own_nothing_there_and_need_nothing(ana: Session, hive: Session) -> None:
     ana.run("CREATE TABLE sandbox.mine AS SELECT 1 AS a")
     owners = {status["owner"] for _, status in sandbox.files().list(f"{settings().sandbox_path}/mine/data", status=True)}
