@@ -45,6 +45,15 @@ TOO_LARGE = {
     "too many subqueries": f"SELECT {', '.join(f'(SELECT max(id) + {number} FROM range(9))' for number in range(300))}",
     "too many windows": f"SELECT {', '.join(f'sum(id) OVER (PARTITION BY id % {number + 1})' for number in range(400))} FROM range(3)",
     "a long text doubled": f"SELECT length(x) FROM {'(SELECT concat(x, x) AS x FROM ' * 11}(SELECT '{'a' * 500000}' AS x){')' * 11}",
+    "columns of one list that double each other": "SELECT * FROM (SELECT id AS a0, "
+    + ", ".join(f"a{number} + a{number} AS a{number + 1}" for number in range(26))
+    + " FROM range(10)) WHERE a26 > 5",
+    "structs that double each other": "SELECT struct(s.*, s.*) AS s FROM (" * 22 + "SELECT struct(*) AS s FROM range(2)" + ")" * 22,
+    "values of PIVOT": "SELECT * FROM range(3) PIVOT ("
+    + ", ".join(f"sum(id + {number}) AS s{number}" for number in range(300))
+    + f" FOR id IN ({', '.join(map(str, range(10000)))}))",
+    "columns of UNPIVOT": f"SELECT * FROM (SELECT {', '.join(f'{number} AS c{number}' for number in range(4000))}) "
+    f"UNPIVOT (v FOR n IN ({', '.join(f'c{number}' for number in range(4000))}))",
     "too many parts": "SELECT count(*) FROM range(0, 1, 1, 1000000000)",
 }
 HEAVY = {
@@ -99,6 +108,18 @@ def test_a_statement_that_is_too_large_is_refused_at_once(statement: str) -> Non
     with sql_server.session("readers", user="ana") as session, pytest.raises(StatementError, match="the statement is refused: "):
         session.run(statement)
     assert time.monotonic() - began < 20
+    assert small_answer("ben") < SMALL_SECONDS
+
+
+def test_views_that_double_each_other_are_refused_when_they_are_asked() -> None:
+    with sql_server.session("readers", user="ana") as session:
+        session.run("CREATE TEMPORARY VIEW v0 AS SELECT id AS a FROM range(4)")
+        with pytest.raises(StatementError, match="the statement is refused: it is too large to be planned"):
+            for number in range(28):
+                session.run(f"CREATE TEMPORARY VIEW v{number + 1} AS SELECT a + a AS a FROM v{number}")
+            session.run("SELECT * FROM v28 WHERE a > 7")
+        # Those before are of use all the same.
+        assert session.run("SELECT a FROM v3 ORDER BY a") == [(0,), (8,), (16,), (24,)]
     assert small_answer("ben") < SMALL_SECONDS
 
 

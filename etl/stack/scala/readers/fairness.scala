@@ -22,7 +22,7 @@ import scala.util.control.NonFatal
 
 import org.apache.spark.SparkContext
 import org.apache.spark.internal.Logging
-import org.apache.spark.scheduler.Tasks
+import org.apache.spark.scheduler.{RunningTask, Tasks}
 import org.apache.spark.sql.SparkSession
 
 /** A call is answered with this sentence and nothing else. */
@@ -35,6 +35,8 @@ class Statement(val user: String, val session: Any, turns: Semaphore, context: S
   val ended = new CompletableFuture[String]
   /** Of all that was parsed for it, views included. */
   var cost = 0.0
+  /** Bytes that its threads have asked for. */
+  @volatile var taken = 0L
 
   private val threads = mutable.Set[Thread]()
   private var used, since, endedAt = 0L
@@ -180,7 +182,7 @@ class Fairness(session: SparkSession) extends Logging {
     catch {
       case NonFatal(error) => logError("could not look after the statements", error)
       // Whoever filled the memory is ended, and this thread goes on.
-      case _: OutOfMemoryError => endLongest()
+      case _: OutOfMemoryError => endGreediest()
     }
     Thread.sleep(seconds * 1000L)
   }
@@ -206,6 +208,7 @@ class Fairness(session: SparkSession) extends Logging {
       }
     }
     share()
+    noteMemory(running)
     lookAtMemory()
     if (seconds(healthyAt) > healthSeconds) restart(s"it answered no statement of its own for $healthSeconds s: $problem")
   }
@@ -259,21 +262,41 @@ class Fairness(session: SparkSession) extends Logging {
   private val collectors = ManagementFactory.getGarbageCollectorMXBeans.asScala
   private val collecting = mutable.Queue[(Long, Long)]()
 
-  /** End the statement that has worked longest where the server does little but look for free memory. */
+  private val threads = ManagementFactory.getThreadMXBean.asInstanceOf[com.sun.management.ThreadMXBean]
+  private val allocated = mutable.Map[Long, Long]()
+
+  /** Note what the threads of each statement have taken since the last time: memory that was given back counts too. */
+  private def noteMemory(running: Seq[RunningTask]): Unit = {
+    val of = mutable.Map[Long, Statement]()
+    val live = statements.asScala.toSeq
+    for (statement <- live; thread <- statement.working) of(thread.getId) = statement
+    val names = running.flatMap(task => live.find(one => task.tags(one.tag)).map(s"(TID ${task.id})" -> _))
+    if (names.nonEmpty) {
+      for (thread <- Thread.getAllStackTraces.keySet.asScala; (end, statement) <- names if thread.getName.endsWith(end)) of(thread.getId) = statement
+    }
+    val ids = of.keys.toArray
+    val now = ids.zip(threads.getThreadAllocatedBytes(ids)).toMap
+    for ((id, bytes) <- now; before <- allocated.get(id)) of(id).taken += bytes - before
+    allocated.clear()
+    allocated ++= now
+  }
+
+  /** End the statement that has taken most where the server does little but look for free memory. */
   private def lookAtMemory(): Unit = {
     collecting.enqueue((System.nanoTime() / 1000000, collectors.map(_.getCollectionTime).sum))
     while (collecting.size > 1 && collecting.last._1 - collecting.head._1 > pressureMillis) collecting.dequeue()
     val (passed, collected) = (collecting.last._1 - collecting.head._1, collecting.last._2 - collecting.head._2)
-    if (passed > pressureMillis / 2 && collected > passed * pressureShare) {
-      endLongest()
-    }
+    if (passed > pressureMillis / 2 && collected > passed * pressureShare) endGreediest()
   }
 
-  private def endLongest(): Unit =
-    statements.asScala.filter(one => one.isWorking && !one.ended.isDone).maxByOption(_.usedSeconds).foreach { statement =>
-      statement.end("it was ended because the server has no memory left, and it worked longest; ask for less: fewer columns or days, an aggregate")
+  private def endGreediest(): Unit = {
+    // One that is ended already gives its memory back when its last thread has seen that.
+    val isEnding = statements.asScala.exists(one => one.ended.isDone && one.isWorking && one.endedSeconds < memorySeconds)
+    if (!isEnding) statements.asScala.filter(one => one.isWorking && !one.ended.isDone).maxByOption(_.taken).foreach { statement =>
+      statement.end("it was ended because the server has no memory left, and it took most; ask for less: fewer columns or days, an aggregate")
       collecting.clear()
     }
+  }
 
   private val own = session.newSession()
 
@@ -327,5 +350,7 @@ object Fairness {
   val firstHealthSeconds = 120
   val farewellSeconds = 3
   val pressureMillis = 6000
+  /** How long the memory of an ended statement is waited for before another one is ended. */
+  val memorySeconds = 10
   val pressureShare = 0.7
 }

@@ -16,7 +16,7 @@ import org.apache.spark.sql.catalyst.plans.logical._
 import org.apache.spark.sql.catalyst.rules.Rule
 import org.apache.spark.sql.catalyst.trees.TreeNode
 import org.apache.spark.sql.execution.command.ExplainCommand
-import org.apache.spark.sql.types.{DataType, StructType}
+import org.apache.spark.sql.types.{ArrayType, DataType, MapType, StructType}
 import org.apache.spark.unsafe.types.UTF8String
 
 class Bounds extends (SparkSessionExtensions => Unit) {
@@ -104,9 +104,12 @@ object Bounds {
   def tooLarge: Nothing =
     refuse("it is too large to be planned; ask for less at a time, or put long lists into a table of the sandbox and join it")
 
-  val checkAnalysed: LogicalPlan => Unit = _.foreach {
-    case range: Range if range.numSlices.exists(_ > partitions) => refuse(s"range has more than $partitions parts; leave out their number")
-    case _ =>
+  val checkAnalysed: LogicalPlan => Unit = plan => {
+    plan.foreach {
+      case range: Range if range.numSlices.exists(_ > partitions) => refuse(s"range has more than $partitions parts; leave out their number")
+      case _ =>
+    }
+    new Grown().of(plan)
   }
 }
 
@@ -179,17 +182,23 @@ class Size {
       case _ =>
         val children = plan.children.map(shape(_, names, below))
         val inner = plan.innerChildren.collect { case one: LogicalPlan => shape(one, names, below).nodes }.sum
-        val from = children.flatMap(_.worth).groupMapReduce(_._1)(_._2)(math.max)
         val width = if (children.isEmpty) table.columns else children.map(_.columns).sum
+        val from = children.flatMap(_.worth).groupMapReduce(_._1)(_._2)(math.max) + (Size.all -> width)
         def cost(expression: Expression): Double = worth(expression, from, names, below)
         val base = children.map(_.nodes).sum + inner + nested(plan, names, below).map(_.nodes).getOrElse(0.0) +
           (if (Size.joins(plan)) Size.joinExpanded else 1)
         plan match {
-          case Project(list, _) => outputs(list, base, width, from, cost)
+          case Project(list, _) => outputs(list, base, from, worth(_, _, names, below))
           case Aggregate(by, list, _, _) =>
             val sets = by.map(groupingSets).product
-            val shape = outputs(list, base + by.map(cost).sum, width, from, cost)
+            val shape = outputs(list, base + by.map(cost).sum, from, worth(_, _, names, below))
             shape.copy(nodes = grown(shape.nodes + sets * (by.size + list.size)))
+          case pivot: Pivot =>
+            val columns = pivot.pivotValues.size.toDouble * pivot.aggregates.map(cost).sum
+            Shape(grown(base + columns), grown(width + columns), Map.empty)
+          case unpivot: Unpivot =>
+            val rows = math.max(unpivot.values.map(_.size.toDouble).getOrElse(width), 1)
+            Shape(grown(base + rows * (width + unpivot.expressions.size)), width, Map.empty)
           case _ => Shape(grown(base + plan.expressions.map(cost).sum), width, from)
         }
     }
@@ -203,21 +212,32 @@ class Size {
     case _ => None
   }
 
-  private def outputs(list: Seq[Expression], base: Double, width: Double, from: Map[String, Double], cost: Expression => Double): Shape = {
+  private def outputs(list: Seq[Expression], base: Double, from: Map[String, Double], cost: (Expression, Map[String, Double]) => Double): Shape = {
     var (nodes, columns, worths) = (base, 0.0, Map.empty[String, Double])
+    // A column may be made of those before it in the same list.
+    var known = from
     list.foreach {
-      case _: Star => written += 1; nodes += width; columns += width; worths = from ++ worths
+      case star: Star =>
+        val all = cost(star, from)
+        nodes += all
+        columns += all
+        worths = from ++ worths
       case item =>
-        val one = cost(item)
+        val one = cost(item, known)
         nodes += one
         columns += 1
         item match {
-          case named: Alias if one > 2 => worths += named.name.toLowerCase -> one
+          case named: Alias if one > 2 =>
+            worths += named.name.toLowerCase -> one
+            known = from.get(named.name.toLowerCase).fold(known + (named.name.toLowerCase -> one))(_ => known)
           case _ =>
         }
     }
     Shape(grown(nodes), grown(columns), worths)
   }
+
+  private def schemaBytes(function: UnresolvedFunction): Double =
+    function.arguments.collect { case Literal(text: UTF8String, _) => text.numBytes.toDouble }.sum
 
   private def groupingSets(by: Expression): Double = by match {
     case cube: Cube => math.pow(2, cube.groupingSets.size)
@@ -240,11 +260,17 @@ class Size {
       case name: UnresolvedAttribute =>
         written += 1
         from.getOrElse(name.nameParts.last.toLowerCase, 1)
+      case star: Star =>
+        written += 1
+        val fields = star match {
+          case UnresolvedStar(Some(target)) => from.get(target.last.toLowerCase)
+          case _ => None
+        }
+        fields.orElse(from.get(Size.all)).getOrElse(table.columns)
       case _ =>
         written += (expression match {
           case _: WindowExpression | _: UnresolvedWindowExpression => Size.join
-          case function: UnresolvedFunction if Bounds.schemas(function.nameParts.last.toLowerCase) =>
-            function.arguments.collect { case Literal(text: UTF8String, _) => text.numBytes.toDouble }.sum
+          case function: UnresolvedFunction if Bounds.schemas(function.nameParts.last.toLowerCase) => schemaBytes(function)
           case _ => 1
         })
         val plans = expression match {
@@ -260,12 +286,78 @@ class Size {
           case alias: UnresolvedAlias => Seq(alias.child)
           case _ => expression.children
         }
-        grown(1 + plans + children.map(worth(_, from, names, below)).sum)
+        val fields = expression match {
+          case cast: Cast => Size.fields(cast.dataType)
+          case function: UnresolvedFunction if Bounds.schemas(function.nameParts.last.toLowerCase) => schemaBytes(function) * Size.field
+          case _ => 0
+        }
+        grown(1 + fields + plans + children.map(worth(_, from, names, below)).sum)
     }
   }
 }
 
+/**
+ * Measures an analysed plan as the optimiser would make it: it puts what a column is made of in the place of the column, for views, aliases that
+ * use each other, and structs too, which nobody can tell before names are known.
+ */
+class Grown {
+  private val worth = mutable.Map[ExprId, Double]()
+  private val parts = mutable.Map[Long, LogicalPlan]()
+  private var total = 0.0
+
+  /** Refuse a plan that would grow too large. */
+  def of(plan: LogicalPlan): Unit = {
+    plan match {
+      case CTERelationRef(id, _, output, _, _, _, _, _) => for (part <- parts.get(id); (own, inner) <- output.zip(part.output)) worth(own.exprId) = of(inner)
+      case _ =>
+    }
+    plan.children.foreach(of)
+    plan.innerChildren.collect { case inner: LogicalPlan => of(inner) }
+    plan match {
+      case part: CTERelationDef => parts(part.id) = part.child
+      case _ =>
+    }
+    // What an aggregate or a window gives is a value; nothing is put in its place.
+    val isValue = plan.isInstanceOf[Aggregate] || plan.isInstanceOf[Window]
+    plan.expressions.foreach {
+      case alias: Alias =>
+        val one = of(alias.child)
+        if (!isValue) worth(alias.exprId) = one
+        add(one)
+      case other => add(of(other))
+    }
+  }
+
+  private def of(expression: Expression): Double = expression match {
+    case attribute: Attribute => worth.getOrElse(attribute.exprId, 1)
+    case subquery: PlanExpression[_] =>
+      subquery.plan match {
+        case plan: LogicalPlan => of(plan)
+        case _ =>
+      }
+      1 + subquery.children.map(of).sum
+    case _ => 1 + expression.children.map(of).sum
+  }
+
+  private def add(nodes: Double): Unit = {
+    total += nodes
+    if (total > Bounds.expanded) Bounds.tooLarge
+  }
+}
+
 object Size {
+  /** Key of the number of columns that a star stands for. */
+  private val all = "*"
+  /** Of a byte of a schema: the shortest field has four, as in `a int`. */
+  private val field = 0.25
+
+  private def fields(kind: DataType): Double = kind match {
+    case struct: StructType => struct.fields.map(field => 1 + fields(field.dataType)).sum
+    case array: ArrayType => fields(array.elementType)
+    case map: MapType => fields(map.keyType) + fields(map.valueType)
+    case _ => 0
+  }
+
   private val literal = 0.1
   private val byte = 0.01
   /** Of a join, a subquery or a window: each has memory of its own, and threads or jobs. A hundred are allowed. */
