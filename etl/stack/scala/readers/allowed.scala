@@ -129,7 +129,7 @@ object AllowedParser {
     classOf[GreaterThan], classOf[GreaterThanOrEqual], classOf[GroupingSets], classOf[ILike], classOf[In], classOf[InSubquery],
     classOf[IntegralDivide], classOf[IsNotNull], classOf[IsNull], classOf[LambdaFunction], classOf[Last], classOf[LateralSubquery],
     classOf[LessThan], classOf[LessThanOrEqual], classOf[Like], classOf[LikeAll], classOf[LikeAny], classOf[ListQuery], classOf[Literal],
-    classOf[Lower], classOf[MultiAlias], classOf[Multiply], classOf[NamedArgumentExpression], classOf[Not], classOf[NotLikeAll],
+    classOf[Lower], classOf[MultiAlias], classOf[Multiply], classOf[NamedArgumentExpression], NamePlaceholder.getClass, classOf[Not], classOf[NotLikeAll],
     classOf[NotLikeAny], classOf[NotWhilePlanning], classOf[Or], classOf[Overlay], classOf[PipeExpression], classOf[RLike], classOf[Remainder], classOf[Rollup],
     classOf[ScalarSubquery], classOf[SemiStructuredExtract], classOf[ShiftLeft], classOf[ShiftRight], classOf[ShiftRightUnsigned],
     classOf[SortOrder], classOf[SpecifiedWindowFrame], classOf[StringLocate], classOf[StringTrim], classOf[StringTrimLeft],

@@ -30,7 +30,10 @@ class Ended(sentence: String) extends RuntimeException(sentence)
 
 /** One statement of a user: what is done for it, by whichever thread, and how it ended. */
 class Statement(val user: String, val session: Any, turns: Semaphore, context: SparkContext) {
-  val tag = s"statement-${Statement.numbers.incrementAndGet()}"
+  val number: Long = Statement.numbers.incrementAndGet()
+  val tag = s"statement-$number"
+  /** Characters of its text. */
+  @volatile var length = 0
   /** The sentence with which the server ended it. */
   val ended = new CompletableFuture[String]
   /** Of all that was parsed for it, views included. */
@@ -60,7 +63,7 @@ class Statement(val user: String, val session: Any, turns: Semaphore, context: S
     Statement.current.set(this)
     // A thread of the pool has the properties of whoever made it.
     val own = new Properties
-    own.setProperty(SparkContext.SPARK_SCHEDULER_POOL, user)
+    own.setProperty(SparkContext.SPARK_SCHEDULER_POOL, Statement.pool + user)
     context.setLocalProperties(own)
     context.addJobTag(tag)
   }
@@ -95,6 +98,8 @@ class Statement(val user: String, val session: Any, turns: Semaphore, context: S
 
 object Statement {
   private val numbers = new AtomicLong
+  /** Before a user's name in that of a pool, for the server has pools of its own. */
+  val pool = "user "
   /** The statement that this thread works for. */
   val current = new ThreadLocal[Statement]
 }
@@ -246,7 +251,7 @@ class Fairness(session: SparkSession) extends Logging {
       val youngest = most.maxBy(_.since)
       val longest = waitingSince.values.map(seconds).max
       if (longest >= endAfterSeconds + ignoredSeconds) {
-        restart(s"tasks of ${youngest.pool} could not be ended and others waited for $longest s")
+        restart(s"tasks of ${youngest.pool.stripPrefix(Statement.pool)} could not be ended and others waited for $longest s")
       } else if (longest >= endAfterSeconds) {
         for (statement <- statements.asScala if youngest.tags(statement.tag) && !statement.ended.isDone) {
           statement.end("it was ended because it kept the processors while others waited; ask for less: fewer days, a join condition")

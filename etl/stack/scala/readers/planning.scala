@@ -82,6 +82,11 @@ object Bounds {
   /** Functions that parse one of their arguments while a statement is analysed. */
   val schemas = Set("from_json", "from_csv", "schema_of_json", "schema_of_csv", "variant_get", "try_variant_get")
 
+  /** Of a table of the sandbox: a star is put in place before anything can be measured. */
+  private val tableColumns = 1000
+
+  private def tooWide: Nothing = refuse(f"a table has at most $tableColumns%,d columns")
+
   private val wildcards = 5
 
   /** Refuse a pattern that is more than a name with a few wildcards: Hive's way is to look for it as a regular expression, which may take for ever. */
@@ -106,6 +111,8 @@ object Bounds {
 
   val checkAnalysed: LogicalPlan => Unit = plan => {
     plan.foreach {
+      case write: V2CreateTableAsSelectPlan if write.query.output.size > tableColumns => tooWide
+      case table: V2CreateTablePlan if table.tableSchema.size > tableColumns => tooWide
       case range: Range if range.numSlices.exists(_ > partitions) => refuse(s"range has more than $partitions parts; leave out their number")
       case _ =>
     }
@@ -261,7 +268,8 @@ class Size {
         written += 1
         from.getOrElse(name.nameParts.last.toLowerCase, 1)
       case star: Star =>
-        written += 1
+        // Nobody knows yet how wide a table is.
+        written += Size.star
         val fields = star match {
           case UnresolvedStar(Some(target)) => from.get(target.last.toLowerCase)
           case _ => None
@@ -269,6 +277,7 @@ class Size {
         fields.orElse(from.get(Size.all)).getOrElse(table.columns)
       case _ =>
         written += (expression match {
+          case _: UpdateStarAction | _: InsertStarAction => Size.star
           case _: WindowExpression | _: UnresolvedWindowExpression => Size.join
           case function: UnresolvedFunction if Bounds.schemas(function.nameParts.last.toLowerCase) => schemaBytes(function)
           case _ => 1
@@ -362,6 +371,8 @@ object Size {
   private val byte = 0.01
   /** Of a join, a subquery or a window: each has memory of its own, and threads or jobs. A hundred are allowed. */
   private val join = Bounds.nodes / 100
+  /** Of a star: two hundred are allowed. */
+  private val star = Bounds.nodes / 200
   private val joinExpanded = Bounds.expanded / 100
 
   private def joins(plan: LogicalPlan): Boolean = plan.isInstanceOf[Join] || plan.isInstanceOf[LateralJoin]
