@@ -204,6 +204,7 @@ def test_messages_that_stop_in_the_middle_are_closed_and_take_bounded_memory() -
         assert all(is_closed(handle) for handle in begun)
 
 
+@pytest.mark.slow
 def test_many_sessions_keep_nobody_out() -> None:
     with ExitStack() as sessions:
         for number in range(470):
