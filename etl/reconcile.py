@@ -25,7 +25,7 @@ from etl.log import logger, run_main
 from etl.screens import progress
 from etl.source import Source, snapshot
 from etl.sql_server import Session
-from etl.tables import Table, select_tables
+from etl.tables import Table, personal_of, select_tables
 
 KEYS_NAMED = 10
 NO_PART = Group(0, "0")
@@ -111,7 +111,7 @@ def reconcile(tables: Sequence[Table], run: ops.Run, hive: Session) -> list[Resu
     marks = core.marks(hive, [name for table in tables for name in core.target_names(table)])
     held = {table.name: _held(hive, states[table.name], marks) for table in tables}
     with (
-        snapshot(tables, {name: batch.previous() for name, batch in held.items()}) as source,
+        snapshot(tables, {table.name: batches.continued(held[table.name], table) for table in tables}) as source,
         progress(f"reconcile {', '.join(held)}", len(tables)) as shown,
     ):
         results: list[Result] = []
@@ -222,7 +222,7 @@ def _views(
     relation = f"core.{table.name} VERSION AS OF {marks[table.name].snapshot_id} AS c"
     aliases = {}
     if table.personal:
-        personal = f"{table.name}_personal"
+        personal = personal_of(table.name)
         on = " AND ".join(f"{quoted('spark', name, 'c')} = {quoted('spark', name, 'p')}" for name in table.key)
         relation += f" JOIN core.{personal} VERSION AS OF {marks[personal].snapshot_id} AS p ON {on}"
         aliases = {column.name: "p" for column in columns if column.name in table.personal}

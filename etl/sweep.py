@@ -132,6 +132,7 @@ def _write(source: Source, table: Table, gone: dict[int, str], number: int, run:
         raise WarehouseError(f"{folder} in HDFS does not hold the {len(gone)} keys that are gone; nothing of it is published, run again")
     batch = Batch(
         table=table.name,
+        schema=table.schema,
         number=number,
         kind="deletes",
         run_id=run.run_id,

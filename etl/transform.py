@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 from etl import core, ops
-from etl.batches import Batch, all_batches, newest_folder, published
+from etl.batches import WATERMARK_KINDS, Batch, all_batches, check_chain, newest, newest_folder, published
 from etl.errors import RefusedError
 from etl.log import logger, run_main
 from etl.screens import progress
@@ -60,7 +60,7 @@ def take(hive: Session, table: Table, run: ops.Run, is_rebuild: bool = False) ->
     Raises
     ------
     RefusedError
-        When nothing has been published yet.
+        When nothing has been published yet, or a batch is of another table or another cluster than what core holds.
     BusyError
         When another run writes this core table for too long.
     """
@@ -74,6 +74,10 @@ def take(hive: Session, table: Table, run: ops.Run, is_rebuild: bool = False) ->
         batches = all_batches(hive, state, above=lowest)
         if not batches:
             return []
+        full, following = plan(batches, lowest, is_rebuild)
+        # The batch that core holds begins the chain, unless a full one replaces it.
+        held = newest(hive, state, WATERMARK_KINDS, at_most=lowest) if full is None else None
+        check_chain(table, [batch for batch in (held, *following) if batch] if full is None else batches[batches.index(full) :])
         columns = {
             column.name: {"type": column.hive_type, "comment": column.comment}
             for batch in batches
@@ -179,8 +183,9 @@ def main() -> None:
     )
     parser.add_argument("tables", nargs="*", metavar="TABLE", help="declared tables; all of them by default")
     arguments = parser.parse_args()
+    tables = select_tables(arguments.tables)
     with ops.run("transform") as run:
-        if not any(taken.batches for taken in transform(select_tables(arguments.tables), run, arguments.kind == "full")):
+        if not any(taken.batches for taken in transform(tables, run, arguments.kind == "full")):
             logger.info("core is up to date")
 
 
