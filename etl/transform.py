@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from etl import core, ops
 from etl.batches import WATERMARK_KINDS, Batch, all_batches, check_chain, newest, newest_folder, published
 from etl.errors import RefusedError
+from etl.failures import Failures
 from etl.log import logger, run_main
 from etl.screens import progress
 from etl.sql_server import Session, session
@@ -160,7 +161,7 @@ def behind(hive: Session, tables: Sequence[Table]) -> list[Table]:
 def transform(tables: Iterable[Table], run: ops.Run, is_rebuild: bool = False) -> list[Taken]:
     """Bring core up to the newest batches of some tables, several at a time.
 
-    One table's failure stops only that table; the first failure is raised when the others have ended.
+    One table's failure stops only that table; failures are raised when the others have ended.
     """
 
     def one(table: Table) -> list[Taken]:
@@ -172,7 +173,12 @@ def transform(tables: Iterable[Table], run: ops.Run, is_rebuild: bool = False) -
         futures = [pool.submit(one, table) for table in wanted]
         for ended, _ in enumerate(as_completed(futures), 1):
             shown(ended, len(wanted))
-    return [taken for future in futures for taken in future.result()]
+    found, failures = [], Failures()
+    for table, future in zip(wanted, futures, strict=True):
+        with failures.of(table.name):
+            found += future.result()
+    failures.raise_all()
+    return found
 
 
 def main() -> None:
