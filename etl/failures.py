@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from etl.errors import WarehouseError
@@ -16,11 +16,9 @@ _GRAVEST_FIRST = (1, 5, 3, 4, 6)
 class SeveralError(WarehouseError):
     """More than one part failed; the exit code is that of the gravest failure."""
 
-    def __init__(self, failures: dict[str, WarehouseError]) -> None:
-        super().__init__(
-            f"{len(failures)} failed, the others are done: {'; '.join(f'{part}: {error}' for part, error in failures.items())}"
-        )
-        self.exit_code = min((error.exit_code for error in failures.values()), key=_GRAVEST_FIRST.index)
+    def __init__(self, sentence: str, failures: Iterable[WarehouseError]) -> None:
+        super().__init__(sentence)
+        self.exit_code = min((error.exit_code for error in failures), key=_GRAVEST_FIRST.index)
 
 
 class Failures:
@@ -54,4 +52,5 @@ class Failures:
         if len(known) == 1:
             raise next(iter(known.values()))
         if known:
-            raise SeveralError(known)
+            listed = "; ".join(f"{part}: {error}" for part, error in known.items())
+            raise SeveralError(f"{len(known)} failed, the others are done: {listed}", known.values())

@@ -158,7 +158,7 @@ class HdfsTree:
         try:
             with storage().read(self._path(entry), chunk_size=CHUNK_BYTES) as chunks:
                 yield from chunks
-        except HdfsError as error:
+        except (HdfsError, WarehouseError) as error:
             self._raise_if_changed(entry, error)
             raise
 
