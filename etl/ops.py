@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import psycopg2
 import structlog
 from psycopg2.extras import execute_values
 
@@ -84,7 +85,7 @@ def run(verb: str) -> Iterator[Run]:
     except BaseException as error:
         try:
             _end(this, "failed", f"{type(error).__name__}: {error}")
-        except WarehouseError as unrecorded:
+        except (WarehouseError, psycopg2.Error) as unrecorded:
             # What failed first is what somebody has to know.
             logger.warning("how the run ended is not recorded", reason=str(unrecorded))
         raise
