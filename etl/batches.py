@@ -461,8 +461,13 @@ def publish(hive: Session, ready: Sequence[Batch]) -> dict[int, WarehouseError]:
                 hive.run_file(f"{TEMPLATES}/add_partition.hql.j2", name=batch.hive_table, batch=batch.number, location=batch.location)
                 added.append(at)
             except StatementError as error:
+                is_there = "exist" in str(error).lower() and "partition" in str(error).lower()
+                if is_there and _points_to(hive, batch):
+                    # Its client tries again by itself where the metastore lost HDFS or its database in between.
+                    added.append(at)
+                    continue
                 failed[at] = error
-                if "exist" in str(error).lower() and "partition" in str(error).lower():
+                if is_there:
                     failed[at] = BusyError(
                         f"another run published batch {batch.number} of {batch.hive_table} first; nothing of it is published, run again"
                     )
@@ -476,6 +481,14 @@ def publish(hive: Session, ready: Sequence[Batch]) -> dict[int, WarehouseError]:
         if at in failed:
             _withdraw(hive, ready[at], failed[at])
     return failed
+
+
+def _points_to(hive: Session, batch: Batch) -> bool:
+    """Tell whether a batch's partition is there and is this run's own: a folder has the name of its run."""
+    try:
+        return location(hive, batch.hive_table, f"batch={batch.number}") == batch.folder
+    except StatementError:
+        return False
 
 
 def _withdraw(hive: Session, batch: Batch, why: BaseException) -> None:

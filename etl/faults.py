@@ -20,10 +20,15 @@ _OUTAGES = {
     r"MetaException\(message:Could not connect to meta store|Could not connect to meta store using any of the URIs",
     "HDFS": r"org\.apache\.hadoop\.(ipc\.(StandbyException|RetriableException)|net\.ConnectTimeoutException|"
     r"hdfs\.server\.namenode\.SafeModeException)|java\.net\.(ConnectException|NoRouteToHostException|SocketTimeoutException|"
-    r"UnknownHostException)|java\.nio\.channels\.ClosedChannelException",
+    r"UnknownHostException|SocketException)|java\.nio\.channels\.ClosedChannelException|"
+    r"java\.io\.EOFException: ?End of File Exception between|"
+    r"java\.io\.IOException: ?(All datanodes|[^\n]*Failed on local exception|[^\n]*could only be written to)",
 }
 # As a cause, as HiveServer2 and Java write it, or as a task's failure: not where a statement mentions it.
 _CAUSE = r"^\*|Caused by: |\): |failure: |exception: "
+
+
+_LOST = ("ConnectException", "SocketException", "SocketTimeoutException", "ConnectTimeoutException", "EOFException")
 
 
 def outage_in(text: str) -> str | None:
@@ -116,7 +121,10 @@ def of_hdfs(error: Exception) -> WarehouseError:
     text = str(error)
     if kind in ("SafeModeException", "RetriableException", "StandbyException") or "safe mode" in text:
         return UnavailableError(f"HDFS cannot be written now: {_first_line(error)}; run again when the NameNode has left safe mode")
-    if "Failed to find datanode" in text or "could only be written to 0 of" in text:
+    # A DataNode answers so for a NameNode that it lost.
+    if "failed on " in text.lower() or "End of File Exception between" in text or kind in _LOST:
+        return UnavailableError(f"HDFS lost its NameNode: {_first_line(error)}; run again when it answers (bash/stack.sh status)")
+    if "Failed to find datanode" in text or "All datanodes" in text or "could only be written to 0 of" in text:
         return UnavailableError(f"HDFS has no DataNode for it: {_first_line(error)}; run again when one answers (bash/stack.sh status)")
     if "Quota" in kind or "quota" in text:
         return WarehouseError(f"HDFS quota reached: {_first_line(error)}; raise it or free space, then run again; nothing is published")

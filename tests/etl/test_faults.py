@@ -41,6 +41,13 @@ def with_state(kind: type[psycopg2.Error], state: str) -> psycopg2.Error:
         (with_state(psycopg2.errors.InvalidPassword, "28P01"), RefusedError, "Postgres refuses: "),
         (HdfsError("Cannot create file. Name node is in safe mode.", exception="SafeModeException"), UnavailableError, "safe mode"),
         (HdfsError("Failed to find datanode, suggest to check cluster health", exception="IOException"), UnavailableError, "no DataNode"),
+        (
+            HdfsError(
+                "Call From vm to localhost:8020 failed on socket exception: java.net.SocketException: reset", exception="SocketException"
+            ),
+            UnavailableError,
+            "HDFS lost its NameNode",
+        ),
         (HdfsError("The DiskSpace quota is exceeded", exception="DSQuotaExceededException"), WarehouseError, "HDFS quota reached"),
         (HdfsError("Permission denied", exception="AccessControlException"), WarehouseError, "HDFS refuses: Permission denied"),
         (OSError("[libpq] PQgetCopyData() failed: gone\nmore"), UnavailableError, "Postgres went away: a COPY stream broke"),
@@ -115,6 +122,10 @@ def test_nothing_is_damaged_while_no_namenode_answers(monkeypatch: pytest.Monkey
     ("text", "server"),
     [
         ("*java.net.ConnectException:Call From vm to localhost:8020 failed on connection exception:12:3", "HDFS"),
+        ("*java.net.SocketException:Call From vm to localhost:8020 failed on socket exception:1:2", "HDFS"),
+        ("*java.io.EOFException:End of File Exception between local host is: vm; destination host is: localhost:8020:1:2", "HDFS"),
+        ("*java.io.IOException:DestHost:destPort localhost:8020 , LocalHost:localPort vm:0. Failed on local exception: reset:1:2", "HDFS"),
+        ("*java.io.IOException:All datanodes [DatanodeInfoWithStorage[127.0.0.1:9866]] are bad. Aborting...:1:2", "HDFS"),
         ("Got exception: java.net.ConnectException Call From vm to localhost:8020", "HDFS"),
         ("Job aborted (TID 3) (vm executor driver): java.net.SocketTimeoutException: 60000 millis", "HDFS"),
         ("*org.apache.hadoop.hdfs.server.namenode.SafeModeException:Cannot create:1:2", "HDFS"),

@@ -437,6 +437,24 @@ def test_reader_sees_a_batch_whole_or_not_at_all(probe: Table, hive: Session, ru
     assert seen <= {1000, 2000}
 
 
+def test_a_partition_that_the_metastore_added_at_its_own_second_attempt_is_this_run_s(
+    probe: Table, hive: Session, run: ops.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(1, 20)
+    original = Session.run_file
+
+    def twice(session: Session, path: str, **parameters: object) -> object:
+        if "add_partition" in str(path):
+            original(session, path, **parameters)
+        return original(session, path, **parameters)
+
+    monkeypatch.setattr(Session, "run_file", twice)
+    (batch,) = extract([probe], "full", run, hive)
+    monkeypatch.undo()
+    take(hive, probe, run)
+    assert (batch.number, in_core(hive)) == (1, in_source())
+
+
 # The identity of a batch's source.
 
 
