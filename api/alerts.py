@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 from api.problems import ProblemError, unavailable
 from api.transaction import moment
 from etl.databases import opened
-from etl.errors import UnavailableError
+from etl.errors import RefusedError, UnavailableError
 from etl.sql_server import StatementError, literal, session
 
 Result = TypeVar("Result")
@@ -95,7 +95,7 @@ class Blocking:
             return await asyncio.wait_for(asyncio.wrap_future(future), SECONDS)
         except TimeoutError:
             raise unavailable("the readers server or Postgres takes too long", 5) from None
-        except (UnavailableError, StatementError) as error:
+        except (UnavailableError, RefusedError, StatementError) as error:
             raise unavailable(f"the readers server or Postgres does not answer ({type(error).__name__})", 5) from error
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ from api.arrivals import Place
 from api.history import GIVEN, MARGIN_DAYS, History
 from api.lag import behind
 from api.scores import Scores, columns_of, identity
-from api.tables import TRANSACTIONS, Tables, ensure_tables, frame_of
+from api.tables import Tables, ensure_tables, frame_of
 from api.transaction import Transaction
 from etl import ops
 from etl.errors import BusyError, RefusedError, UnavailableError, WarehouseError
@@ -95,10 +95,10 @@ def newest_of(spark: SparkSession, table: str) -> int | None:
 
 def read_history(spark: SparkSession) -> tuple[History, int | None, int | None]:
     """Return the recent transactions that core holds, with the snapshots of transactions and reports that they are of."""
-    transactions, reports = newest_of(spark, f"core.{TRANSACTIONS.name}"), newest_of(spark, "core.fraud_reports")
+    transactions, reports = newest_of(spark, "core.transactions"), newest_of(spark, "core.fraud_reports")
     if transactions is None:
         return History(columns_of([])), transactions, reports
-    rows = f"SELECT * FROM core.{TRANSACTIONS.name} VERSION AS OF {transactions}"
+    rows = f"SELECT * FROM core.transactions VERSION AS OF {transactions}"
     ((newest, oldest),) = spark.sql(f"SELECT unix_micros(max(transacted_at)), unix_micros(min(transacted_at)) FROM ({rows})").collect()
     if newest is None:
         return History(columns_of([])), transactions, reports

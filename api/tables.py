@@ -27,12 +27,11 @@ from etl.card_numbers import mask_card_numbers_in_json
 from etl.settings import settings
 from etl.sql_server import Session
 from etl.storage import put
-from etl.tables import declared_tables
+from etl.tables import Table, declared_tables
 from ml import alerts, score
 from ml.features import FEATURES
 from ml.score import KEYS, prediction_schema
 
-TRANSACTIONS = declared_tables()["transactions"]
 UTC = pa.timestamp("us", "UTC")
 
 _MESSAGE = {name: pa.string() for name in ("transacted_at", "amount", "received_at", "scored_at")}
@@ -59,18 +58,23 @@ _ALERT = pa.schema(
 )
 
 
+def transactions() -> Table:
+    """Return the declared table to which the lane adds."""
+    return declared_tables()["transactions"]
+
+
 def ensure_tables(hive: Session, run: ops.Run, features: tuple[str, ...]) -> None:
     """Create what the lane writes, where it is missing; `features` are those of the champion."""
     hive.run_file("hive/raw/events/create.hql", location=f"{settings().hdfs_uri}{raw_events.root()}")
     alerts.ensure_table(hive)
     with ops.writer(score.TABLE, run, ops.WRITER_WAIT_SECONDS):
         score.ensure_table(hive, features)
-    if TRANSACTIONS.name not in core.existing(hive):
-        with ops.writer(f"core.{TRANSACTIONS.name}", run, ops.WRITER_WAIT_SECONDS):
+    if transactions().name not in core.existing(hive):
+        with ops.writer(f"core.{transactions().name}", run, ops.WRITER_WAIT_SECONDS):
             types = {"transacted_at": "timestamp", "updated_at": "timestamp", "amount": "decimal(12,2)"}
             types |= dict.fromkeys(KEYS[:3], "bigint") | dict.fromkeys(("currency", "channel", "device"), "string")
             columns = {name: {"type": types[name]} for name in (*KEYS, "currency", "channel", "device", "updated_at")}
-            (target,) = core.targets(TRANSACTIONS, list(columns))
+            (target,) = core.targets(transactions(), list(columns))
             core.ensure_table(hive, target, columns)
 
 
@@ -88,7 +92,7 @@ class Tables:
         self._spark = spark
         self._run = run
         self._committed = committed
-        self.transactions = KeyedTable(spark, f"core.{TRANSACTIONS.name}", run)
+        self.transactions = KeyedTable(spark, f"core.{transactions().name}", run)
         self._predictions = KeyedTable(spark, score.TABLE, run)
         self._alerts = KeyedTable(spark, alerts.TABLE, run)
         self._consumer = Consumer(broker.consumer(broker.TABLES_GROUP))

@@ -22,9 +22,9 @@ from etl.errors import BusyError, RefusedError, WarehouseError
 from etl.log import logger
 from etl.settings import ROOT, settings
 from etl.source import Horizon, Previous, Server, Snapshot
-from etl.sql_server import Session, StatementError
-from etl.storage import names_in, storage
-from etl.tables import Table
+from etl.sql_server import NO_TABLE, Session, StatementError
+from etl.storage import DamagedError, names_in, storage
+from etl.tables import Table, deletions_of
 
 KINDS = ("full", "incremental", "repair", "deletes")
 # These two move the watermark; a repair reads a range again, a sweep reads keys.
@@ -59,6 +59,8 @@ class Batch:
 
     Attributes
     ----------
+    table, schema
+        The declared table, and its schema in the source; None in a manifest of an earlier version.
     number
         Its partition in `raw`; one sequence a table, whatever the kind.
     kind
@@ -105,6 +107,7 @@ class Batch:
     bytes: int = 0
     outline: str = ""
     prepared: tuple[str, ...] = ()
+    schema: str | None = None
     version: str = field(default_factory=tool_version)
 
     @property
@@ -168,7 +171,7 @@ class Published:
 
 def hive_name(table: str, kind: str) -> str:
     """Return the Hive table that holds batches of a kind."""
-    return f"raw.{table}_deleted" if kind == "deletes" else f"raw.{table}"
+    return f"raw.{deletions_of(table) if kind == 'deletes' else table}"
 
 
 def root(table: str, kind: str) -> str:
@@ -215,9 +218,10 @@ def _partitions(hive: Session, hive_table: str) -> frozenset[int]:
     try:
         found = hive.run(f"SHOW PARTITIONS {hive_table}")
     except StatementError as error:
-        if "TABLE_OR_VIEW_NOT_FOUND" in str(error):
-            return frozenset()
-        raise
+        # A metastore that has lost its own database says so of every table; but it lists none of its tables then.
+        if NO_TABLE not in str(error) or hive.run(f"SHOW TABLES IN raw LIKE '{hive_table.removeprefix('raw.')}'"):
+            raise
+        return frozenset()
     return frozenset(int(str(row[0]).removeprefix("batch=")) for row in found)
 
 
@@ -243,25 +247,47 @@ def read(folder: str) -> Batch:
     Raises
     ------
     WarehouseError
-        When the folder has none: somebody removed files of a published batch.
+        When the folder has none, or one that is not whole: somebody changed files of a published batch, or HDFS lost them.
+    UnavailableError
+        When HDFS does not answer; that says nothing about the batch.
     """
     from hdfs.util import HdfsError
+
+    def unreadable(why: str) -> WarehouseError:
+        return WarehouseError(
+            f"the published batch in {folder} has no readable manifest ({why}); its files were changed by hand or lost: load it in full"
+        )
 
     try:
         with storage().read(f"{folder}/{MANIFEST}") as reader:
             return Batch.from_json(reader.read().decode(), folder)
     except HdfsError as error:
-        raise WarehouseError(
-            f"the published batch in {folder} has no readable manifest ({str(error).splitlines()[0]}); its files were "
-            "touched by hand: load the table in full"
-        ) from error
+        if error.exception != "FileNotFoundException":
+            raise
+        raise unreadable(str(error).splitlines()[0]) from error
+    except DamagedError as error:
+        raise unreadable(str(error)) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise unreadable(f"{type(error).__name__}: {error}") from error
+
+
+def _own(hive: Session, state: Published, kind: str, number: int) -> Batch:
+    """Return a published batch; one that another table has published there is refused."""
+    batch = read(folder_of(hive, state.table.name, kind, number, state.folders[kind]))
+    if (batch.table, batch.kind == "deletes") != (state.table.name, kind == "deletes"):
+        raise RefusedError(
+            f"batch {number} of {hive_name(state.table.name, kind)} is a {batch.kind} batch of the table {batch.table}, and is never "
+            f"merged into {state.table.name}: two declared tables shared this name; drop {hive_name(state.table.name, kind)} and "
+            f"its folder {root(state.table.name, kind)}, then run bash/load.sh full {state.table.name}"
+        )
+    return batch
 
 
 def newest(hive: Session, state: Published, kinds: Sequence[str], at_most: int | None = None) -> Batch | None:
     """Return the newest batch of rows of some kinds, by default with any number."""
     for number in sorted(state.rows, reverse=True):
         if at_most is None or number <= at_most:
-            batch = read(folder_of(hive, state.table.name, "full", number, state.folders["full"]))
+            batch = _own(hive, state, "full", number)
             if batch.kind in kinds:
                 return batch
     return None
@@ -293,8 +319,7 @@ def all_batches(hive: Session, state: Published, above: int = 0) -> list[Batch]:
     """Return the published batches of a table with a number above `above`, in the order of their numbers."""
     found = []
     for kind, numbers in (("full", state.rows), ("deletes", state.deletions)):
-        names = state.folders[kind]
-        found += [read(folder_of(hive, state.table.name, kind, number, names)) for number in numbers if number > above]
+        found += [_own(hive, state, kind, number) for number in numbers if number > above]
     return sorted(found, key=lambda batch: batch.number)
 
 
@@ -427,20 +452,25 @@ def publish(hive: Session, ready: Sequence[Batch]) -> dict[int, WarehouseError]:
     """
     failed: dict[int, WarehouseError] = {}
     added: list[int] = []
-    for at, batch in enumerate(ready):
-        if failed:
-            failed[at] = WarehouseError(f"{batch.table} is not published, for a table before it was not; run again")
-            continue
-        try:
-            hive.run_file(f"{TEMPLATES}/add_partition.hql.j2", name=batch.hive_table, batch=batch.number, location=batch.location)
-            added.append(at)
-        except StatementError as error:
-            failed[at] = error
-            if "exist" in str(error).lower() and "partition" in str(error).lower():
-                failed[at] = BusyError(
-                    f"another run published batch {batch.number} of {batch.hive_table} first; nothing of it is published, run again"
-                )
     try:
+        for at, batch in enumerate(ready):
+            if failed:
+                failed[at] = WarehouseError(f"{batch.table} is not published, for a table before it was not; correct that and run again")
+                continue
+            try:
+                hive.run_file(f"{TEMPLATES}/add_partition.hql.j2", name=batch.hive_table, batch=batch.number, location=batch.location)
+                added.append(at)
+            except StatementError as error:
+                is_there = "exist" in str(error).lower() and "partition" in str(error).lower()
+                if is_there and _points_to(hive, batch):
+                    # Its client tries again by itself where the metastore lost HDFS or its database in between.
+                    added.append(at)
+                    continue
+                failed[at] = error
+                if is_there:
+                    failed[at] = BusyError(
+                        f"another run published batch {batch.number} of {batch.hive_table} first; nothing of it is published, run again"
+                    )
         failed |= _differences(hive, ready, added)
     except BaseException as error:
         # What could not be read is not vouched for.
@@ -451,6 +481,14 @@ def publish(hive: Session, ready: Sequence[Batch]) -> dict[int, WarehouseError]:
         if at in failed:
             _withdraw(hive, ready[at], failed[at])
     return failed
+
+
+def _points_to(hive: Session, batch: Batch) -> bool:
+    """Tell whether a batch's partition is there and is this run's own: a folder has the name of its run."""
+    try:
+        return location(hive, batch.hive_table, f"batch={batch.number}") == batch.folder
+    except StatementError:
+        return False
 
 
 def _withdraw(hive: Session, batch: Batch, why: BaseException) -> None:
@@ -537,11 +575,37 @@ def continued(batch: Batch | None, table: Table) -> Previous:
     Raises
     ------
     RefusedError
-        When nothing has been published yet.
+        When nothing has been published yet, or what was published is of another table.
     """
     if batch is None:
         raise RefusedError(f"{table.name} has no batch to continue; run bash/extract.sh full {table.name} first")
+    check_chain(table, [batch])
     return batch.previous()
+
+
+def check_chain(table: Table, chain: Sequence[Batch]) -> None:
+    """Refuse batches, of which each continues the one before, unless all were read from the declared table of one cluster.
+
+    Timelines may differ: after a fail-over an increment is refused (`etl.source`), what was published before is whole.
+
+    Raises
+    ------
+    RefusedError
+        Naming the first batch that is of another table or another cluster.
+    """
+    for batch in chain:
+        if batch.schema not in (None, table.schema):
+            raise RefusedError(
+                f"batch {batch.number} of {table.name} was read from {batch.schema}.{batch.table}, and {table.source} is declared: batches "
+                f"of another table are never merged; correct the declaration, or replace everything with bash/load.sh full {table.name}"
+            )
+        if batch.server.system_identifier != chain[0].server.system_identifier:
+            raise RefusedError(
+                f"batch {batch.number} of {table.name} was read from another Postgres cluster (system "
+                f"{batch.server.system_identifier}) than batch {chain[0].number} before it (system "
+                f"{chain[0].server.system_identifier}): batches of two clusters are never "
+                f"merged; replace everything with bash/load.sh full {table.name}"
+            )
 
 
 def describe_range(horizon: Horizon, taken: Snapshot) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from etl.errors import WarehouseError
 from etl.log import logger
 from etl.settings import settings
 from etl.sql_server import ATTEMPTS, Session, StatementError, is_conflict, literal
-from etl.tables import Table, declared_tables
+from etl.tables import Table, declared_tables, personal_of
 
 SOURCE_TEMPLATES = "hive/source"
 PROPERTY = "spark.sql.iceberg.snapshot-property"
@@ -58,13 +58,13 @@ def targets(table: Table, columns: list[str]) -> list[Target]:
     found = [Target(table.name, table, public)]
     if table.personal:
         own = (*table.key, *table.personal, table.cursor)
-        found.append(Target(f"{table.name}_personal", table, tuple(name for name in columns if name in own)))
+        found.append(Target(personal_of(table.name), table, tuple(name for name in columns if name in own)))
     return found
 
 
 def target_names(table: Table) -> list[str]:
     """Return the names of a source table's core tables."""
-    return [table.name, *([f"{table.name}_personal"] if table.personal else [])]
+    return [table.name, *([personal_of(table.name)] if table.personal else [])]
 
 
 def lock_name(database: str, name: str) -> str:

@@ -18,7 +18,6 @@ from typing import Any
 
 from rich.table import Table as Screen
 
-from etl import core
 from etl.batches import published
 from etl.databases import opened
 from etl.errors import RefusedError, WarehouseError
@@ -163,7 +162,7 @@ def summary(progress: Progress) -> None:
     terminal = console()
     terminal.rule("[bold]summary")
     with session("readers") as hive:
-        names = [name for table in declared_tables().values() for name in core.target_names(table) if not name.endswith("_personal")]
+        names = list(declared_tables())
         counts = row_counts(hive, [*(f"core.{name}" for name in names), "feature.transactions", "mart.predictions"])
         top = hive.run(
             "SELECT transaction_id, transacted_at, amount, fraud_probability, risk_level, reasons FROM mart.predictions "

@@ -31,7 +31,7 @@ from etl.faults import named_faults
 from etl.log import logger, run_main
 from etl.settings import settings
 from etl.sql_server import Session, render, session
-from etl.tables import Table, declared_tables
+from etl.tables import Table, declared_tables, personal_of
 from etl.traces import Others, Subject, UnreadableError, Words, is_parquet, names_person, rows_of, texts_of_others
 from etl.trees import ChangedError, Entry, HdfsTree, each
 
@@ -105,7 +105,7 @@ def erase(table: Table, identity: int, run: ops.Run, hive: Session) -> dict[str,
         # Made anew, with every snapshot of theirs, from records that no longer name the person.
         drop_copies(hive)
         counts["raw.events"] = _recorded(run, table, identity, "raw.events", erase_events(traces.words, subject, run))
-        personal = f"core.{table.name}_personal"
+        personal = f"core.{personal_of(table.name)}"
         counts[personal] = _recorded(run, table, identity, personal, erase_core(hive, table, subject, traces))
         raw = f"raw.{table.name}"
         counts[raw] = _recorded(run, table, identity, raw, erase_raw(hive, table, subject, traces, run))
@@ -206,7 +206,7 @@ def _search(roots: Sequence[str], work: Callable[[str, bytes], None]) -> int:
 
 
 def _personal_folders(table: Table) -> list[str]:
-    return [batches.root(table.name, "full"), f"{settings().warehouse_path}/core/{table.name}_personal"]
+    return [batches.root(table.name, "full"), f"{settings().warehouse_path}/core/{personal_of(table.name)}"]
 
 
 def look_up(table: Table, subject: Subject) -> Traces:
@@ -394,7 +394,7 @@ def erase_core(hive: Session, table: Table, subject: Subject, traces: Traces) ->
     The files with the person's rows are written anew and manifests as well, for those hold the lowest and highest values of files that are
     gone. The last commit names the batch that core holds, so that its mark and the tag outlive the others.
     """
-    name = f"{table.name}_personal"
+    name = personal_of(table.name)
     full = f"core.{name}"
     folder = f"{settings().warehouse_path}/core/{name}"
     dirty = set(traces.below(folder))
@@ -600,7 +600,7 @@ def verify(hive: Session, table: Table, subject: Subject, words: Words) -> int:
         f"{settings().warehouse_path}/{folder}/"
         for other in declared_tables()
         if other != table.name
-        for folder in (f"raw/{other}", f"core/{other}_personal")
+        for folder in (f"raw/{other}", f"core/{personal_of(other)}")
     )
     found: list[str] = []
     began, logged = time.monotonic(), time.monotonic()

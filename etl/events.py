@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from etl import ops
 from etl.batches import location
 from etl.errors import WarehouseError
+from etl.failures import Failures
 from etl.log import logger
 from etl.settings import settings
 from etl.sql_server import Session
@@ -70,11 +71,14 @@ def maintain(hive: Session, run: ops.Run) -> None:
     remove_closed(run)
     today = f"{dt.datetime.now(dt.UTC):%Y-%m-%d}"
     partitions = {str(row[0]).removeprefix("received_on=") for row in hive.run(f"SHOW PARTITIONS {TABLE}")}
+    failures = Failures()
     for day in sorted(partitions & _folders().keys()):
         least = DAY_FILES if day < today else TODAY_FILES
-        found = open_folders(day)
-        if len(found) > 1 or len(_committed(_data(found[0]))) >= least:
-            fold(hive, day, run, least)
+        with failures.of(f"{TABLE} of {day}"):
+            found = open_folders(day)
+            if len(found) > 1 or len(_committed(_data(found[0]))) >= least:
+                fold(hive, day, run, least)
+    failures.raise_all()
 
 
 def fold(hive: Session, day: str, run: ops.Run, least: int) -> None:

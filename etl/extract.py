@@ -116,7 +116,7 @@ def extract(
         for table in tables:
             stack.enter_context(ops.writer(f"raw.{table.name}", run, batches.LOCK_WAIT_SECONDS))
         if kind == "full":
-            threading.Thread(target=streams.load_libraries, daemon=True).start()
+            stack.enter_context(streams.loading_libraries())
         states = batches.published(hive, tables)
         for table in tables:
             batches.remove_unpublished(hive, states[table.name], run.run_id)
@@ -311,6 +311,7 @@ def verified(copy: Copy, counted: Counted, source: Source, kind: str, run: ops.R
     ranges = [one for piece in written for one in piece.ranges or []]
     batch = Batch(
         table=copy.part.table.name,
+        schema=copy.part.table.schema,
         number=copy.number,
         kind=kind,
         run_id=run.run_id,

@@ -28,6 +28,7 @@ from etl.card_numbers import mask_card_numbers
 from etl.csv_lines import RECORD_BYTES, BadRecord, Column, Diagnosis, Layout, Span, copyable, diagnose, key_of, layout, scan, values_of
 from etl.databases import connect, opened
 from etl.errors import RefusedError, UnavailableError, WarehouseError
+from etl.faults import named
 from etl.log import logger, run_main
 from etl.tables import declared_tables
 
@@ -483,7 +484,12 @@ def _translated(path: Path) -> Iterator[None]:
             f"{path}: another writer changed the source meanwhile ({str(error).strip().splitlines()[0]}); "
             "nothing of this file was loaded, run the same command again"
         ) from error
-    except psycopg2.OperationalError as error:
+    except psycopg2.Error as error:
+        # The transaction is rolled back, whatever it was.
+        if (fault := named(error)) is None:
+            raise
+        if not isinstance(fault, UnavailableError):
+            raise fault from error
         raise UnavailableError(
             f"{path}: Postgres gave up ({str(error).strip().splitlines()[0]}); nothing of this file was loaded, run the same command again"
         ) from error

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import structlog
 
 from etl.errors import WarehouseError
+from etl.faults import named
 from etl.settings import settings
 
 
@@ -49,8 +50,9 @@ logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 def run_main(main: Callable[[], int | None]) -> None:
     """Run a verb's `main` and end the process with its exit code.
 
-    Errors of this project end in one sentence; anything else keeps its traceback, for it is a defect. A reader of its
-    output that goes away, as `head` does, ends it without a word, with the exit code that a shell gives for SIGPIPE.
+    Errors of this project, and those of libraries about servers (`etl.faults`), end in one sentence; anything else keeps its
+    traceback, for it is a defect. A reader of its output that goes away, as `head` does, ends it without a word, with the exit
+    code that a shell gives for SIGPIPE.
     """
     configure()
     try:
@@ -74,6 +76,11 @@ def _run(main: Callable[[], int | None]) -> int:
     except WarehouseError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except Exception as error:
+        if (fault := named(error)) is None:
+            raise
+        print(f"error: {fault}", file=sys.stderr)
+        return fault.exit_code
     except KeyboardInterrupt:
         print("interrupted; nothing is lost, run the same command again", file=sys.stderr)
         return 130

@@ -14,6 +14,7 @@ import math
 
 from etl import core, events, ops, sandbox
 from etl.databases import opened
+from etl.failures import Failures
 from etl.log import logger, run_main
 from etl.settings import settings
 from etl.sql_server import Session, session
@@ -68,22 +69,28 @@ def prune_notifications(keep_days: float) -> int:
 
 
 def main() -> None:
-    """Parse the command line and maintain every table."""
+    """Parse the command line and maintain every table; one that fails stops no other."""
     parser = argparse.ArgumentParser(prog="bash/maintain.sh", description=__doc__)
     parser.add_argument("tables", nargs="*", metavar="DATABASE.TABLE", help="all by default")
     parser.add_argument("--keep-days", type=float, default=7.0, help="age up to which snapshots stay for time travel, days")
     arguments = parser.parse_args()
+    failures = Failures()
     with ops.run("maintain") as run, session() as hive:
         for database in DATABASES:
             for name in sorted(core.existing(hive, database)):
                 if not arguments.tables or f"{database}.{name}" in arguments.tables:
-                    maintain(hive, database, name, run, arguments.keep_days)
-        if events.TABLE in (arguments.tables or [events.TABLE]) and events.TABLE.split(".")[1] in core.existing(hive, "raw"):
-            events.maintain(hive, run)
-        if not arguments.tables:
-            sandbox.expire(settings().sandbox_keep_days)
-        if NOTIFICATIONS in (arguments.tables or [NOTIFICATIONS]):
-            logger.info("pruned", table=NOTIFICATIONS, rows=prune_notifications(settings().notifications_keep_days))
+                    with failures.of(f"{database}.{name}"):
+                        maintain(hive, database, name, run, arguments.keep_days)
+        with failures.of(events.TABLE):
+            if events.TABLE in (arguments.tables or [events.TABLE]) and events.TABLE.split(".")[1] in core.existing(hive, "raw"):
+                events.maintain(hive, run)
+        with failures.of(sandbox.CATALOG):
+            if not arguments.tables:
+                sandbox.expire(settings().sandbox_keep_days)
+        with failures.of(NOTIFICATIONS):
+            if NOTIFICATIONS in (arguments.tables or [NOTIFICATIONS]):
+                logger.info("pruned", table=NOTIFICATIONS, rows=prune_notifications(settings().notifications_keep_days))
+        failures.raise_all()
 
 
 if __name__ == "__main__":

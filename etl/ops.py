@@ -14,12 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import psycopg2
 import structlog
 from psycopg2.extras import execute_values
 
 from etl.databases import connect, opened
-from etl.errors import BusyError
+from etl.errors import BusyError, WarehouseError
 from etl.log import logger
+from etl.tables import declared_tables
 
 if TYPE_CHECKING:
     from psycopg2.extensions import cursor
@@ -68,7 +70,8 @@ class Run:
 
 @contextmanager
 def run(verb: str) -> Iterator[Run]:
-    """Record a run of a verb, with how it ended."""
+    """Record a run of a verb, with how it ended; declarations of tables that cannot be are refused before anything is read."""
+    declared_tables()
     started_at = dt.datetime.now(dt.UTC)
     this = Run(f"{started_at:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}", verb, started_at)
     structlog.contextvars.bind_contextvars(run=this.run_id)
@@ -80,7 +83,11 @@ def run(verb: str) -> Iterator[Run]:
     try:
         yield this
     except BaseException as error:
-        _end(this, "failed", f"{type(error).__name__}: {error}")
+        try:
+            _end(this, "failed", f"{type(error).__name__}: {error}")
+        except (WarehouseError, psycopg2.Error) as unrecorded:
+            # What failed first is what somebody has to know.
+            logger.warning("how the run ended is not recorded", reason=str(unrecorded))
         raise
     _end(this, "succeeded", None)
 

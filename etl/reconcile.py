@@ -20,12 +20,13 @@ from etl.compare import Group, Rows, View, differing_rows, is_whole_number, key_
 from etl.core import Mark
 from etl.databases import opened
 from etl.errors import ReconciliationError, RefusedError
+from etl.failures import Failures
 from etl.faults import named_faults
 from etl.log import logger, run_main
 from etl.screens import progress
 from etl.source import Source, snapshot
 from etl.sql_server import Session
-from etl.tables import Table, select_tables
+from etl.tables import Table, personal_of, select_tables
 
 KEYS_NAMED = 10
 NO_PART = Group(0, "0")
@@ -98,46 +99,55 @@ class Result:
 
 @named_faults()
 def reconcile(tables: Sequence[Table], run: ops.Run, hive: Session) -> list[Result]:
-    """Compare tables and record the result in `ops.reconciliations`.
+    """Compare tables and record the result in `ops.reconciliations`; one that cannot be compared stops no other.
 
     Raises
     ------
     RefusedError
-        When core holds no batch yet.
+        When core holds no batch of a table yet.
     ReconciliationError
         Naming table, part and up to ten keys of every difference, when all tables have been compared.
+    SeveralError
+        When several of these happened.
     """
-    states = batches.published(hive, tables)
-    marks = core.marks(hive, [name for table in tables for name in core.target_names(table)])
-    held = {table.name: _held(hive, states[table.name], marks) for table in tables}
-    with (
-        snapshot(tables, {name: batch.previous() for name, batch in held.items()}) as source,
-        progress(f"reconcile {', '.join(held)}", len(tables)) as shown,
-    ):
-        results: list[Result] = []
-        for table in tables:
-            shown(len(results), len(tables))
-            result = compare(source, hive, table, held[table.name], marks)
-            _record(result, run)
-            results.append(result)
-            logger.info(
-                "differs" if result.differences else "equal",
-                table=table.name,
-                source_rows=result.source_rows,
-                loaded=result.loaded_rows,
-                rejected=result.rejected,
-                older_than=result.watermark,
-                updates_pending=result.updates_pending,
-                deletions_pending=result.deletions_pending,
-            )
+    results: list[Result] = []
+    failures = Failures()
+    with progress(f"reconcile {', '.join(table.name for table in tables)}", len(tables)) as shown:
+        for at, table in enumerate(tables):
+            shown(at, len(tables))
+            with failures.of(table.name):
+                result = _compared(table, hive)
+                results.append(result)
+                _record(result, run)
+                logger.info(
+                    "differs" if result.differences else "equal",
+                    table=table.name,
+                    source_rows=result.source_rows,
+                    loaded=result.loaded_rows,
+                    rejected=result.rejected,
+                    older_than=result.watermark,
+                    updates_pending=result.updates_pending,
+                    deletions_pending=result.deletions_pending,
+                )
     wrong = [f"{result.table.name}, {part.name}: {part.difference}" for result in results for part in result.differences]
     if wrong:
-        more = f"; and {len(wrong) - KEYS_NAMED} more" if len(wrong) > KEYS_NAMED else ""
-        raise ReconciliationError(
-            f"source and core differ in {'; '.join(wrong[:KEYS_NAMED])}{more}. Read the range again: "
-            "bash/extract.sh repair TABLE --from T --to T, then bash/transform.sh incremental"
-        )
+        with failures.of("differences"):
+            more = f"; and {len(wrong) - KEYS_NAMED} more" if len(wrong) > KEYS_NAMED else ""
+            raise ReconciliationError(
+                f"source and core differ in {'; '.join(wrong[:KEYS_NAMED])}{more}. Read the range again: "
+                "bash/extract.sh repair TABLE --from T --to T, then bash/transform.sh incremental"
+            )
+    failures.raise_all()
     return results
+
+
+def _compared(table: Table, hive: Session) -> Result:
+    """Compare one table under a snapshot of its own."""
+    state = batches.published(hive, [table])[table.name]
+    marks = core.marks(hive, core.target_names(table))
+    held = _held(hive, state, marks)
+    with snapshot([table], {table.name: batches.continued(held, table)}) as source:
+        return compare(source, hive, table, held, marks)
 
 
 def _held(hive: Session, state: batches.Published, marks: dict[str, Mark]) -> Batch:
@@ -222,7 +232,7 @@ def _views(
     relation = f"core.{table.name} VERSION AS OF {marks[table.name].snapshot_id} AS c"
     aliases = {}
     if table.personal:
-        personal = f"{table.name}_personal"
+        personal = personal_of(table.name)
         on = " AND ".join(f"{quoted('spark', name, 'c')} = {quoted('spark', name, 'p')}" for name in table.key)
         relation += f" JOIN core.{personal} VERSION AS OF {marks[personal].snapshot_id} AS p ON {on}"
         aliases = {column.name: "p" for column in columns if column.name in table.personal}

@@ -12,7 +12,6 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-import hdfs
 from hdfs.util import HdfsError
 
 from etl.errors import WarehouseError
@@ -20,6 +19,7 @@ from etl.faults import named_faults
 from etl.log import logger, run_main
 from etl.screens import console
 from etl.settings import settings
+from etl.storage import Client, client
 
 CATALOG = "sandbox"
 LEFT_OVER_DAYS = 1.0
@@ -36,9 +36,9 @@ class SandboxTable:
 
 
 @functools.cache
-def files() -> hdfs.InsecureClient:
+def files() -> Client:
     """Return the WebHDFS client of the readers' user, to whom the tables belong."""
-    return hdfs.InsecureClient(settings().webhdfs_url, user=settings().hdfs_readers_user, timeout=60)
+    return client(settings().hdfs_readers_user)
 
 
 def tables() -> list[SandboxTable]:

@@ -18,22 +18,31 @@ import thrift_sasl
 from pyhive import hive
 from pyhive.sasl_compat import PureSASLClient
 from TCLIService import ttypes
+from thrift.protocol.TProtocol import TProtocolException
 from thrift.transport.TSocket import TSocket
 from thrift.transport.TTransport import TTransportException
 
+from etl import nodes
 from etl.databases import password
 from etl.errors import RefusedError, UnavailableError, WarehouseError
+from etl.faults import MISSING_BLOCK, outage_in
 from etl.log import logger
 from etl.settings import ROOT, settings
+from etl.tables import DATABASES
 
 Result = TypeVar("Result")
 
+_NO_DATABASE = re.compile(r"\[SCHEMA_NOT_FOUND\] The schema `spark_catalog`\.`(\w+)`")
 _templates = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)  # noqa: S701 - SQL, not HTML
 _templates.filters["literal"] = lambda value: literal(value)
 
+# How a connection to a server ends that is killed, at whatever call.
+GONE = (TTransportException, TProtocolException, EOFError, OSError)
 ATTEMPTS = 3
 """How often a commit that other writers win is tried."""
 FETCHED_ROWS = 2000
+NO_TABLE = "TABLE_OR_VIEW_NOT_FOUND"
+"""In the sentence of a statement that names a table which is not there."""
 TOOK_TOO_LONG = "it ran longer than the server lets a statement run (readers_query_seconds)"
 CONFLICT_WORDS = ("CommitFailedException", "ValidationException", "conflicting", "CommitStateUnknown", "metadata refresh is required")
 
@@ -88,7 +97,8 @@ class Session:
 
     def query(self, statement: str) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Execute one statement and return the names of its columns and its rows; raises as `run` does."""
-        with self._connection.cursor() as cursor, _errors_of(statement):
+        # Closing the cursor asks the server as well.
+        with _errors_of(statement), self._connection.cursor() as cursor:
             cursor.execute(statement)
             if cursor.description is None:
                 return [], []
@@ -105,7 +115,8 @@ class Session:
             with _errors_of(statement):
                 cursor.execute(statement, async_=True)
                 if failure := _failure(cursor):
-                    raise StatementError(f"{failure} [statement: {_short(statement)}]")
+                    whole, short = failure
+                    raise _told_apart(whole, short, statement)
                 names = _names(cursor) if cursor.description is not None else []
             yield Answer(names, self._fetched(cursor, statement) if names else iter(()))
         except KeyboardInterrupt:
@@ -113,7 +124,7 @@ class Session:
             self._end_from_outside(cursor)
             raise
         finally:
-            with suppress(hive.OperationalError, TTransportException, OSError):
+            with suppress(hive.OperationalError, *GONE):
                 cursor.close()
 
     @staticmethod
@@ -129,7 +140,7 @@ class Session:
         handle, cursor._operationHandle = cursor._operationHandle, None
         self._connection.client._iprot.trans.close()
         if handle is not None and self._again is not None:
-            with suppress(hive.OperationalError, TTransportException, OSError):
+            with suppress(hive.OperationalError, *GONE):
                 other = self._again()
                 # Cancelling would leave alone what runs while its rows are fetched; closing ends both.
                 other.client.CloseOperation(ttypes.TCloseOperationReq(handle))
@@ -148,8 +159,8 @@ def _names(cursor: hive.Cursor) -> list[str]:
     return [str(column[0]).rsplit(".", 1)[-1] for column in cursor.description]
 
 
-def _failure(cursor: hive.Cursor) -> str | None:
-    """Wait until a statement has ended that was begun without waiting; return why, where it was ended before it was done."""
+def _failure(cursor: hive.Cursor) -> tuple[str, str] | None:
+    """Wait until a statement has ended that was begun without waiting; return why, whole and in short, where it did not come to its end."""
     states, pause = ttypes.TOperationState, 0.005
     while (told := cursor.poll(get_progress_update=False)).operationState in (
         states.INITIALIZED_STATE,
@@ -161,8 +172,9 @@ def _failure(cursor: hive.Cursor) -> str | None:
     if told.operationState == states.FINISHED_STATE:
         return None
     if told.operationState == states.TIMEDOUT_STATE:
-        return TOOK_TOO_LONG
-    return _first_sentence_of(told.errorMessage or "somebody ended it on the server")
+        return TOOK_TOO_LONG, TOOK_TOO_LONG
+    whole = told.errorMessage or "somebody ended it on the server"
+    return whole, _first_sentence_of(whole)
 
 
 def _short(statement: str) -> str:
@@ -174,9 +186,41 @@ def _errors_of(statement: str) -> Iterator[None]:
     try:
         yield
     except hive.OperationalError as error:
-        raise StatementError(f"{first_sentence(error)} [statement: {_short(statement)}]") from error
-    except (TTransportException, OSError) as error:
+        raise _told_apart(_whole(error), first_sentence(error), statement) from error
+    except GONE as error:
         raise UnavailableError(f"the SQL server went away: {error}; look at bash/stack.sh status") from error
+
+
+def _whole(error: hive.OperationalError) -> str:
+    """Return all that a HiveServer2 error holds: its message, and the causes, each on a line that begins with an asterisk."""
+    answer = error.args[0] if error.args else None
+    status = getattr(answer, "status", None) or answer
+    return "\n".join(map(str, [*(getattr(status, "infoMessages", None) or []), getattr(status, "errorMessage", None) or error]))
+
+
+def _told_apart(whole: str, sentence: str, statement: str) -> WarehouseError:
+    """Return a refused statement, or the server behind the SQL server that was out of reach."""
+    return _outage(whole, sentence) or StatementError(f"{sentence} [statement: {_short(statement)}]")
+
+
+def _outage(whole: str, sentence: str) -> UnavailableError | None:
+    """Return which server the SQL server could not reach, None for another error.
+
+    Parameters
+    ----------
+    whole
+        The error with its causes.
+    sentence
+        What of it a person can act on.
+    """
+    # A block is missing where its DataNodes are down, and where it is damaged.
+    server = "HDFS" if MISSING_BLOCK.search(whole) and not nodes.all_answer() else outage_in(whole)
+    # A metastore that cannot reach its own database says that it knows no database.
+    if server is None and (missing := _NO_DATABASE.search(whole)) and missing[1] in DATABASES:
+        server = "the metastore, or the metastore its own database,"
+    if server is None:
+        return None
+    return UnavailableError(f"the SQL server cannot reach {server} now: {sentence}; run again when it answers (bash/stack.sh status)")
 
 
 def first_sentence(error: BaseException) -> str:
@@ -239,8 +283,10 @@ def session(
     try:
         connection = connect()
     except hive.OperationalError as error:
+        if (outage := _outage(_whole(error), first_sentence(error))) is not None:
+            raise outage from error
         raise StatementError(f"the {server} SQL server opened no session: {first_sentence(error)}") from error
-    except (TTransportException, OSError) as error:
+    except GONE as error:
         if isinstance(cause := getattr(error, "inner", None), ssl.SSLError):
             raise RefusedError(
                 f"the certificate of the readers SQL server at {host}:{port} is not trusted, or it speaks no TLS "
@@ -261,7 +307,7 @@ def session(
         yield Session(connection, connect)
     finally:
         # Where the server went away, the statement that noticed has said so.
-        with suppress(TTransportException, OSError):
+        with suppress(hive.OperationalError, *GONE):
             connection.close()
 
 

@@ -5,10 +5,12 @@ pyarrow, ADBC and DuckDB are imported where they are first needed: an extract th
 
 from __future__ import annotations
 
-import functools
+import importlib
 import io
 import itertools
+import threading
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,7 @@ DELTA_KINDS = ("integer", "timestamptz", "timestamp", "date")
 ARROW_BATCH_BYTES = 8 * 1024 * 1024
 # Of 64 k rows, read back at a time: DuckDB keeps much of a stream of batches until it has read all of it.
 READ_BATCHES = 2
+LIBRARIES = ("numpy", "pyarrow.parquet", "adbc_driver_manager", "adbc_driver_postgresql", "duckdb")
 
 
 @dataclass
@@ -261,16 +264,27 @@ def merge_ranges(ranges: Sequence[tuple[int, int]], limit: int) -> list[tuple[in
     return [(joined[a][0], joined[b - 1][1]) for a, b in itertools.pairwise(bounds)]
 
 
-@functools.cache
-def load_libraries() -> None:
-    """Import what writing needs, to be called from a thread while the source is still counting."""
-    import adbc_driver_manager
-    import adbc_driver_postgresql
-    import duckdb
-    import numpy
-    import pyarrow.parquet
+@contextmanager
+def loading_libraries() -> Iterator[None]:
+    """Import what writing needs in a thread, while the source is still counting.
 
-    assert all((adbc_driver_manager, adbc_driver_postgresql, duckdb, numpy, pyarrow.parquet))  # noqa: S101 - imported to be warm
+    The thread ends with this block: a process that ends while one loads a library is aborted by that library.
+    """
+    stopped = threading.Event()
+
+    def load() -> None:
+        for name in LIBRARIES:
+            if stopped.is_set():
+                return
+            importlib.import_module(name)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from etl.columns import Column, arrow_type, quoted
 from etl.compare import View, differing_rows, is_whole_number, key_part
 from etl.errors import RefusedError, WarehouseError
 from etl.extract import publish
+from etl.failures import Failures
 from etl.faults import named_faults
 from etl.log import logger
 from etl.settings import settings
@@ -32,7 +33,9 @@ KEY_KINDS = ("integer", "text", "uuid", "decimal", "date", "timestamptz", "times
 
 @named_faults()
 def sweep(tables: Sequence[Table], run: ops.Run, hive: Session, *, force: bool = False) -> list[Batch]:
-    """Publish the keys of rows that are gone from the source.
+    """Publish the keys of rows that are gone from the source, table by table: one that fails stops no other.
+
+    Each table has a snapshot of its own, parents before children: a later snapshot only shows more children gone.
 
     Parameters
     ----------
@@ -42,37 +45,43 @@ def sweep(tables: Sequence[Table], run: ops.Run, hive: Session, *, force: bool =
     Raises
     ------
     RefusedError
-        When core holds no batch yet, or too large a share of a table's keys is gone; nothing is published then.
+        When core holds no batch of a table yet, or too large a share of its keys is gone; nothing of that table is published then.
+    SeveralError
+        When more than one table failed.
     """
+    found, failures = [], Failures()
+    for table in tables:
+        with failures.of(table.name):
+            found += _sweep_table(table, run, hive, force)
+    failures.raise_all()
+    return found
+
+
+def _sweep_table(table: Table, run: ops.Run, hive: Session, force: bool) -> list[Batch]:
     with ExitStack() as stack:
-        for table in tables:
-            stack.enter_context(ops.writer(f"raw.{table.name}", run, batches.LOCK_WAIT_SECONDS))
-        states = batches.published(hive, tables)
-        for table in tables:
-            batches.remove_unpublished(hive, states[table.name], run.run_id)
-        newest = batches.newest_watermarks(hive, states)
-        previous = {table.name: batches.continued(newest[table.name], table) for table in tables}
-        # The marks are read before the snapshot: what core holds is older than what the source shows.
-        marks = core.marks(hive, [table.name for table in tables])
-        if missing := [table.name for table in tables if table.name not in marks]:
-            raise RefusedError(f"core.{', core.'.join(missing)} holds no batch to compare with; run bash/transform.sh incremental")
-        source = stack.enter_context(snapshot(tables, previous))
-        found = []
-        for table in tables:
-            began = time.monotonic()
-            gone, total = gone_keys(source, hive, table, marks[table.name].snapshot_id)
-            if not gone:
-                logger.info("nothing deleted", table=table.name, keys=total)
-                continue
-            if len(gone) > settings().max_deleted_share * total and not force:
-                raise RefusedError(
-                    f"{len(gone)} of {total} keys of {table.source} are gone, more than the share of "
-                    f"{settings().max_deleted_share:.2%} (a TRUNCATE, a wrong database?); nothing of it is published; "
-                    f"if this is right: bash/extract.sh deletes {table.name} --force"
-                )
-            batch = _write(source, table, gone, batches.next_numbers(hive, [states[table.name]])[table.name], run)
-            found += publish(hive, [batch], run, [began])
-        return found
+        stack.enter_context(ops.writer(f"raw.{table.name}", run, batches.LOCK_WAIT_SECONDS))
+        state = batches.published(hive, [table])[table.name]
+        batches.remove_unpublished(hive, state, run.run_id)
+        newest = batches.newest(hive, state, batches.WATERMARK_KINDS)
+        previous = {table.name: batches.continued(newest, table)}
+        # The mark is read before the snapshot: what core holds is older than what the source shows.
+        mark = core.marks(hive, [table.name]).get(table.name)
+        if mark is None:
+            raise RefusedError(f"core.{table.name} holds no batch to compare with; run bash/transform.sh incremental")
+        source = stack.enter_context(snapshot([table], previous))
+        began = time.monotonic()
+        gone, total = gone_keys(source, hive, table, mark.snapshot_id)
+        if not gone:
+            logger.info("nothing deleted", table=table.name, keys=total)
+            return []
+        if len(gone) > settings().max_deleted_share * total and not force:
+            raise RefusedError(
+                f"{len(gone)} of {total} keys of {table.source} are gone, more than the share of "
+                f"{settings().max_deleted_share:.2%} (a TRUNCATE, a wrong database?); nothing of it is published; "
+                f"if this is right: bash/extract.sh deletes {table.name} --force"
+            )
+        batch = _write(source, table, gone, batches.next_numbers(hive, [state])[table.name], run)
+        return publish(hive, [batch], run, [began])
 
 
 def gone_keys(source: Source, hive: Session, table: Table, snapshot_id: int) -> tuple[dict[int, str], int]:
@@ -132,6 +141,7 @@ def _write(source: Source, table: Table, gone: dict[int, str], number: int, run:
         raise WarehouseError(f"{folder} in HDFS does not hold the {len(gone)} keys that are gone; nothing of it is published, run again")
     batch = Batch(
         table=table.name,
+        schema=table.schema,
         number=number,
         kind="deletes",
         run_id=run.run_id,

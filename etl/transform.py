@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 from etl import core, ops
-from etl.batches import Batch, all_batches, newest_folder, published
+from etl.batches import WATERMARK_KINDS, Batch, all_batches, check_chain, newest, newest_folder, published
 from etl.errors import RefusedError
+from etl.failures import Failures
 from etl.log import logger, run_main
 from etl.screens import progress
 from etl.sql_server import Session, session
@@ -60,7 +61,7 @@ def take(hive: Session, table: Table, run: ops.Run, is_rebuild: bool = False) ->
     Raises
     ------
     RefusedError
-        When nothing has been published yet.
+        When nothing has been published yet, or a batch is of another table or another cluster than what core holds.
     BusyError
         When another run writes this core table for too long.
     """
@@ -74,6 +75,10 @@ def take(hive: Session, table: Table, run: ops.Run, is_rebuild: bool = False) ->
         batches = all_batches(hive, state, above=lowest)
         if not batches:
             return []
+        full, following = plan(batches, lowest, is_rebuild)
+        # The batch that core holds begins the chain, unless a full one replaces it.
+        held = newest(hive, state, WATERMARK_KINDS, at_most=lowest) if full is None else None
+        check_chain(table, [batch for batch in (held, *following) if batch] if full is None else batches[batches.index(full) :])
         columns = {
             column.name: {"type": column.hive_type, "comment": column.comment}
             for batch in batches
@@ -156,7 +161,7 @@ def behind(hive: Session, tables: Sequence[Table]) -> list[Table]:
 def transform(tables: Iterable[Table], run: ops.Run, is_rebuild: bool = False) -> list[Taken]:
     """Bring core up to the newest batches of some tables, several at a time.
 
-    One table's failure stops only that table; the first failure is raised when the others have ended.
+    One table's failure stops only that table; failures are raised when the others have ended.
     """
 
     def one(table: Table) -> list[Taken]:
@@ -168,7 +173,12 @@ def transform(tables: Iterable[Table], run: ops.Run, is_rebuild: bool = False) -
         futures = [pool.submit(one, table) for table in wanted]
         for ended, _ in enumerate(as_completed(futures), 1):
             shown(ended, len(wanted))
-    return [taken for future in futures for taken in future.result()]
+    found, failures = [], Failures()
+    for table, future in zip(wanted, futures, strict=True):
+        with failures.of(table.name):
+            found += future.result()
+    failures.raise_all()
+    return found
 
 
 def main() -> None:
@@ -179,8 +189,9 @@ def main() -> None:
     )
     parser.add_argument("tables", nargs="*", metavar="TABLE", help="declared tables; all of them by default")
     arguments = parser.parse_args()
+    tables = select_tables(arguments.tables)
     with ops.run("transform") as run:
-        if not any(taken.batches for taken in transform(select_tables(arguments.tables), run, arguments.kind == "full")):
+        if not any(taken.batches for taken in transform(tables, run, arguments.kind == "full")):
             logger.info("core is up to date")
 
 

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
-import hdfs
 import psutil
 from hdfs.util import HdfsError
 
 from etl.errors import WarehouseError
 from etl.settings import settings
-from etl.storage import storage
+from etl.storage import client, storage
 
 STREAMS = 4
 """Files that are copied at a time."""
@@ -163,7 +162,7 @@ class HdfsTree:
         try:
             with storage().read(self._path(entry), chunk_size=CHUNK_BYTES) as chunks:
                 yield from chunks
-        except HdfsError as error:
+        except (HdfsError, WarehouseError) as error:
             self._raise_if_changed(entry, error)
             raise
         # What is written over meanwhile is neither the old nor the new one.
@@ -196,7 +195,7 @@ class HdfsTree:
         if (present.owner, present.group) != (entry.owner, entry.group):
             try:
                 # Only HDFS's superuser may: whoever runs the NameNode, as on the local stack.
-                superuser = hdfs.InsecureClient(settings().webhdfs_url, user=psutil.Process().username(), timeout=60)
+                superuser = client(psutil.Process().username())
                 superuser.set_owner(self._path(entry), owner=entry.owner, group=entry.group)
             except HdfsError as error:
                 raise WarehouseError(

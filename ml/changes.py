@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from etl.streams import merge_ranges
+from etl.tables import deletions_of
 
 Query = Callable[[str], Sequence[Sequence[Any]]]
 """Runs a statement and returns its rows: over HiveServer2, or Spark Connect."""
@@ -134,7 +135,7 @@ def touched(query: Query, table: str, found: list[Commit] | None, key: str = "tr
     name = table.rpartition(".")[2]
     numbers = {commit.batch for commit in batches}
     parts = []
-    for source in [name, f"{name}_deleted"] if batches else []:
+    for source in [name, deletions_of(name)] if batches else []:
         if not query(f"SHOW TABLES IN raw LIKE '{source}'"):
             continue
         held = {int(str(row[0]).partition("=")[2]) for row in query(f"SHOW PARTITIONS raw.{source}")} & numbers

@@ -21,6 +21,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from etl.databases import opened
 from etl.errors import RefusedError, WarehouseError
+from etl.log import logger
 from etl.settings import ROOT, settings
 from etl.storage import storage
 from ml.params import params
@@ -95,7 +96,11 @@ def tracked(run_name: str, tags: Mapping[str, object]) -> Iterator[str]:
     try:
         yield run.info.run_id
     except BaseException:
-        client().set_terminated(run.info.run_id, "FAILED")
+        try:
+            client().set_terminated(run.info.run_id, "FAILED")
+        except Exception as unrecorded:
+            # What failed first is what somebody has to know.
+            logger.warning("MLflow does not say that the run failed", reason=str(unrecorded))
         raise
     client().set_terminated(run.info.run_id)
 

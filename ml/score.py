@@ -18,7 +18,7 @@ from etl import ops
 from etl.errors import RefusedError
 from etl.log import logger, run_main
 from etl.settings import settings
-from etl.sql_server import Session, StatementError, literal, session
+from etl.sql_server import NO_TABLE, Session, StatementError, literal, session
 from ml.branch import Branch, noted
 from ml.features import FEATURES
 
@@ -96,6 +96,8 @@ def pending(server: Session, as_of: int | None, is_full: bool) -> Pending:
     try:
         (row,) = server.run(f"SELECT snapshot_id FROM {SOURCE}.refs WHERE name = 'main'") or [(None,)]
     except StatementError as error:
+        if NO_TABLE not in str(error):
+            raise
         raise RefusedError(f"{SOURCE} does not exist yet; run bash/extract.sh full and bash/transform.sh full first") from error
     snapshot = row[0]
     if snapshot is None:

@@ -21,10 +21,10 @@ from etl.errors import RefusedError
 from etl.files import write
 from etl.settings import settings
 from etl.stack import jars, machine
+from etl.tables import DATABASES
 
 Reader = Literal["loads", "readers"]
 
-DATABASES = ("raw", "core", "feature", "mart", "ops")
 PERSONAL_TABLES = ("core.customers_personal", "raw.customers")
 """Tables with names and e-mail addresses: closed to everybody but the loads."""
 

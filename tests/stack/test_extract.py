@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import json
 import os
 import subprocess
 import threading
@@ -17,6 +18,7 @@ from etl import batches, ops, sql_server
 from etl.batches import Batch
 from etl.errors import BusyError, ReconciliationError, RefusedError, WarehouseError
 from etl.extract import extract
+from etl.failures import SeveralError
 from etl.reconcile import reconcile
 from etl.settings import ROOT
 from etl.sql_server import Session
@@ -433,3 +435,158 @@ def test_reader_sees_a_batch_whole_or_not_at_all(probe: Table, hive: Session, ru
         stop.set()
         reader.join()
     assert seen <= {1000, 2000}
+
+
+def test_a_partition_that_the_metastore_added_at_its_own_second_attempt_is_this_run_s(
+    probe: Table, hive: Session, run: ops.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(1, 20)
+    original = Session.run_file
+
+    def twice(session: Session, path: str, **parameters: object) -> object:
+        if "add_partition" in str(path):
+            original(session, path, **parameters)
+        return original(session, path, **parameters)
+
+    monkeypatch.setattr(Session, "run_file", twice)
+    (batch,) = extract([probe], "full", run, hive)
+    monkeypatch.undo()
+    take(hive, probe, run)
+    assert (batch.number, in_core(hive)) == (1, in_source())
+
+
+# The identity of a batch's source.
+
+
+@pytest.fixture
+def crm() -> Iterator[Table]:
+    """A table of the same name and columns in another schema, with other rows."""
+    rows("DROP SCHEMA IF EXISTS crm CASCADE", role="postgres")
+    rows("CREATE SCHEMA crm AUTHORIZATION bank", role="postgres")
+    rows(CREATE.replace("bank.probe", "crm.probe"))
+    rows("GRANT USAGE ON SCHEMA crm TO extractor; GRANT SELECT ON crm.probe TO extractor")
+    rows("INSERT INTO crm.probe (probe_id, amount, email, updated_at) VALUES (7, 7, 'crm', now()), (8, 8, 'crm', now())")
+    yield dataclasses.replace(PROBE, schema="crm")
+    rows("DROP SCHEMA crm CASCADE", role="postgres")
+
+
+def manifest_of(batch: Batch) -> dict[str, object]:
+    with storage().read(f"{batch.folder}/{batches.MANIFEST}") as reader:
+        return json.loads(reader.read())
+
+
+def test_a_batch_of_another_table_is_never_merged(probe: Table, crm: Table, hive: Session, run: ops.Run) -> None:
+    fill(1, 20)
+    (full,) = load(hive, run, "full")
+    assert manifest_of(full)["schema"] == "bank"
+    fill(30, 31)
+    # The declaration names another schema since: neither its rows come in, nor is what bank.probe published taken for its.
+    for work in (
+        lambda: extract([crm], "incremental", run, hive),
+        lambda: sweep([crm], run, hive),
+        lambda: reconcile([crm], run, hive),
+    ):
+        with pytest.raises(RefusedError, match=r"batch 1 of probe was read from bank\.probe, and crm\.probe is declared"):
+            work()
+    extract([probe], "incremental", run, hive)
+    before = in_core(hive)
+    with pytest.raises(RefusedError, match=r"was read from bank\.probe, and crm\.probe is declared"):
+        take(hive, crm, run)
+    assert in_core(hive) == before
+    # The documented way: a full load replaces everything.
+    extract([crm], "full", run, hive)
+    take(hive, crm, run)
+    assert in_core(hive) == {7: Decimal(7), 8: Decimal(8)}
+    assert reconcile([crm], run, hive)[0].loaded_rows == 2
+
+
+def test_a_batch_of_another_cluster_is_never_merged(probe: Table, hive: Session, run: ops.Run) -> None:
+    fill(1, 20)
+    load(hive, run, "full")
+    fill(30, 31)
+    (second,) = extract([probe], "incremental", run, hive)
+    batches.write_manifest(dataclasses.replace(second, server=dataclasses.replace(second.server, system_identifier="7")))
+    before = in_core(hive)
+    with pytest.raises(RefusedError, match=r"batch 2 of probe was read from another Postgres cluster \(system 7\)"):
+        take(hive, probe, run)
+    assert in_core(hive) == before
+    with pytest.raises(RefusedError, match="came from another server"):
+        extract([probe], "incremental", run, hive)
+    # As after a dump and a restore on another server.
+    extract([probe], "full", run, hive)
+    take(hive, probe, run)
+    assert in_core(hive) == in_source()
+    fill(40, 41)
+    load(hive, run)
+    assert in_core(hive) == in_source()
+
+
+def test_an_older_manifest_has_no_schema_and_the_next_publish_adds_it(probe: Table, hive: Session, run: ops.Run) -> None:
+    fill(1, 20)
+    (full,) = extract([probe], "full", run, hive)
+    old = {name: value for name, value in manifest_of(full).items() if name != "schema"}
+    storage().write(f"{full.folder}/{batches.MANIFEST}", json.dumps(old).encode(), overwrite=True)
+    assert batches.read(full.folder).schema is None
+    take(hive, probe, run)
+    fill(30, 31)
+    (second,) = load(hive, run)
+    assert manifest_of(second)["schema"] == "bank"
+    rows("DELETE FROM bank.probe WHERE probe_id = 30")
+    (gone,) = sweep([probe], run, hive, force=True)
+    assert manifest_of(gone)["schema"] == "bank"
+    take(hive, probe, run)
+    assert in_core(hive) == in_source()
+
+
+def test_rows_of_a_table_that_was_named_like_a_sweep_are_never_taken_for_deletions(probe: Table, hive: Session, run: ops.Run) -> None:
+    fill(1, 20)
+    load(hive, run, "full")
+    rows(CREATE.replace("bank.probe", "bank.probe_deleted"))
+    try:
+        rows("INSERT INTO bank.probe_deleted SELECT * FROM bank.probe WHERE probe_id > 1")
+        # Past the check of declarations, as an earlier version did.
+        alike = dataclasses.replace(PROBE, name="probe_deleted")
+        extract([alike], "full", run, hive)
+        extract([alike], "full", run, hive)
+        fill(30, 30)
+        with pytest.raises(RefusedError, match=r"batch \d of raw\.probe_deleted is a full batch of the table probe_deleted"):
+            load(hive, run)
+        assert len(in_core(hive)) == 20
+    finally:
+        rows("DROP TABLE bank.probe_deleted")
+        for name in ("raw.probe_deleted_deleted", "raw.probe_deleted"):
+            hive.run(f"DROP TABLE IF EXISTS {name}")
+            storage().delete(f"/warehouse/{name.replace('.', '/')}", recursive=True)
+
+
+def test_a_sweep_that_one_table_refuses_sweeps_the_others(probe: Table, crm: Table, hive: Session, run: ops.Run) -> None:
+    rows("ALTER TABLE crm.probe RENAME TO probe_two")
+    second = dataclasses.replace(crm, name="probe_two")
+    fill(1, 20)
+    rows("INSERT INTO crm.probe_two (probe_id, amount, updated_at) SELECT g, g, now() FROM generate_series(100, 400) AS g")
+    try:
+        load(hive, run, "full")
+        extract([second], "full", run, hive)
+        take(hive, second, run)
+        rows("DELETE FROM bank.probe WHERE probe_id > 10")
+        rows("DELETE FROM crm.probe_two WHERE probe_id = 200")
+        missing = dataclasses.replace(PROBE, name="probe_none")
+        with pytest.raises(
+            SeveralError, match=r"(?s)2 failed, .*probe_none has no batch to continue.*10 of 20 keys of bank\.probe are gone"
+        ) as found:
+            sweep([missing, probe, second], run, hive)
+        assert found.value.exit_code == 3
+        take(hive, second, run)
+        assert hive.run("SELECT count(*) FROM core.probe_two WHERE probe_id = 200") == [(0,)]
+        assert hive.run("SELECT count(*) FROM core.probe_two") == [(302,)]
+        with pytest.raises(RefusedError, match="are gone, more than the share"):
+            sweep([probe, second], run, hive)
+        # Reconciliation as well: a table that is not loaded keeps no other from being compared.
+        with pytest.raises(RefusedError, match=r"core\.probe_none"), capture_logs() as logs:
+            reconcile([dataclasses.replace(missing, personal=()), second], run, hive)
+        assert [log["table"] for log in logs if log["event"] == "equal"] == ["probe_two"]
+    finally:
+        for name in ("raw.probe_two", "raw.probe_two_deleted", "core.probe_two", "core.probe_two_personal"):
+            hive.run(f"DROP TABLE IF EXISTS {name}")
+        for kind in ("full", "deletes"):
+            storage().delete(batches.root("probe_two", kind), recursive=True)
