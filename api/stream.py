@@ -25,6 +25,7 @@ from api.history import GIVEN, MARGIN_DAYS, History
 from api.lag import behind
 from api.scores import Scores, columns_of, identity
 from api.tables import TRANSACTIONS, Tables, ensure_tables, frame_of
+from api.topics import refuse_producers_time
 from api.transaction import Transaction
 from etl import ops
 from etl.errors import BusyError, RefusedError, UnavailableError, WarehouseError
@@ -371,6 +372,7 @@ def main() -> None:
     try:
         with ops.run("stream") as run:
             meters.serve()
+            refuse_producers_time(broker.TOPICS)
             refuse_a_lost_checkpoint()
             job = Job(spark_session(), run)
             for number in (signal.SIGTERM, signal.SIGINT):
