@@ -141,7 +141,8 @@ def tell(notice: Notice) -> None:
 def deliver_next(session: connection, here: Configuration, name: str, only: str | None = None) -> bool:
     """Send what is due the longest for a channel, or the message of one key; False when nothing is.
 
-    A transaction of its own, whose row is locked meanwhile: of several notifiers one sends it.
+    A transaction of its own, whose row is locked meanwhile: of several notifiers one sends it. It ends with the attempt, and that
+    after the channel's `timeout_seconds` at the latest.
     """
     channel = here.channels[name]
     with session, session.cursor() as cursor:
