@@ -216,10 +216,8 @@ def test_a_receiver_that_never_ends_its_answer_holds_back_no_later_alert_and_lea
         thread.start()
         try:
             until(lambda: [row[2] for row in states()] == ["dead", "dead"])
-            open_ones = (
-                "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'notify slow%' AND xact_start < now() - interval '1 s'"
-            )
-            assert rows(open_ones, role="etl", dbname="warehouse") == [(0,)]
+            open_ones = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'notify slow%' AND state <> 'idle'"
+            until(lambda: rows(open_ones, role="etl", dbname="warehouse") == [(0,)])
         finally:
             stop.set()
             thread.join()
