@@ -61,12 +61,6 @@ def answer(content: dict[str, Any], status: int = 200) -> Response:
     return Response(json.dumps(content, separators=(",", ":")), status, media_type="application/json")
 
 
-def now() -> dt.datetime:
-    """Return the time in milliseconds, as messages have it: what is told is what counts."""
-    at = dt.datetime.now(dt.UTC)
-    return at.replace(microsecond=at.microsecond // 1000 * 1000)
-
-
 class Lane:
     """What requests share: keys, the sender, counts."""
 
@@ -119,8 +113,7 @@ class Lane:
             try:
                 how = intake.kind(request.headers.get("content-type", ""))
                 body = await self.bodies.read(request, held)
-                received_at = now()
-                batch = intake.read(body, how, received_at)
+                batch = intake.read(body, how, dt.datetime.now(dt.UTC))
             except ProblemError as problem:
                 # A body that is refused as a whole counts as one transaction.
                 if problem.status in (413, 415, 422):
@@ -131,9 +124,9 @@ class Lane:
             self.metrics.rejected.inc(batch.count - len(batch.valid))
             if not batch.valid:
                 raise ProblemError(422, "no transaction is valid; nothing was taken", errors=batch.faults)
-            return await self._accept(batch, received_at)
+            return await self._accept(batch)
 
-    async def _accept(self, batch: intake.Batch, received_at: dt.datetime) -> Response:
+    async def _accept(self, batch: intake.Batch) -> Response:
         messages, ids, timed = [], [], []
         for one in batch.valid.values():
             ids.append(one.transaction_id)
@@ -141,7 +134,7 @@ class Lane:
             if one.transacted_at is None:
                 timed.append(one.transaction_id)
             messages.append((str(one.customer_id).encode(), _to_json(one)))
-        await self.sender.send(messages, round(received_at.timestamp() * 1000))
+        received_at = dt.datetime.fromtimestamp(await self.sender.send(messages) / 1000, dt.UTC)
         self.metrics.accepted.inc(len(ids))
         return answer({"received_at": moment(received_at), "accepted": ids, "timed_on_arrival": timed, "rejected": batch.faults}, 202)
 
@@ -249,8 +242,8 @@ def create() -> ASGIApp:
     listed = {"type": "array", "items": one, "minItems": 1, "maxItems": intake.MOST}
     lines = {"application/x-ndjson": {"schema": {"type": "string", "description": "One transaction a line"}}}
     route(
-        "/transactions", lane.transactions, "Acknowledged: `accepted` are ids; `timed_on_arrival` those without a time, which "
-        "is `received_at`, that of the first send where they came before; `rejected` what was wrong with the others",
+        "/transactions", lane.transactions, "Acknowledged: `accepted` are ids; `received_at` when the broker had taken "
+        "all; `timed_on_arrival` those without a time, which is when the broker took them first; `rejected` what was wrong with the others",
         400, 401, 403, 408, 413, 415, 422, 429, 503,
         method="POST", status=202, requestBody=json_body({"anyOf": [one, listed]}, **lines), **needs("ingest"),
     )  # fmt: skip

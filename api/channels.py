@@ -21,6 +21,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError
 
 from api.alert import Alert
+from api.deadline import Deadline
 from api.notice import Notice
 from etl.card_numbers import mask_card_numbers
 from etl.errors import RefusedError, WarehouseError
@@ -73,7 +74,7 @@ class _Channel(BaseModel, abc.ABC):
 
 
 class _Remote(_Channel):
-    timeout_seconds: float = Field(5, gt=0, le=60, description="for each step of a conversation")
+    timeout_seconds: float = Field(10, gt=0, le=60, description="for an attempt as a whole, from the name's look-up to the last byte")
     ca_file: Path | None = Field(None, description="certificates that a server's must lead to; none: the system's")
 
     def _tls(self) -> ssl.SSLContext:
@@ -95,9 +96,11 @@ class _Http(_Remote):
 
     def _post(self, body: bytes, headers: dict[str, str]) -> None:
         request = urllib.request.Request(str(self.url), body, {"Content-Type": "application/json", **headers})  # noqa: S310 - HttpUrl
-        https = [urllib.request.HTTPSHandler(context=self._tls())] if self.url.scheme == "https" else []
+        deadline = Deadline(self.timeout_seconds)
+        handlers = deadline.http(self._tls() if self.url.scheme == "https" else None)
         try:
-            urllib.request.build_opener(_NoRedirect, *https).open(request, timeout=self.timeout_seconds).close()
+            with deadline.kept():
+                urllib.request.build_opener(_NoRedirect, *handlers).open(request, timeout=self.timeout_seconds).close()
         except urllib.error.HTTPError as error:
             error.close()
             raise DeliveryError(f"HTTP {error.code}", is_final=400 <= error.code < 500 and error.code not in ANOTHERS_FAULT) from None
@@ -174,8 +177,9 @@ class Email(_Remote):
         mail["Message-ID"] = f"<{key}@{self.sender.rpartition('@')[2].rstrip('>')}>"
         mail["Idempotency-Key"] = key
         mail.set_content(body.lstrip("\n"))
+        deadline = Deadline(self.timeout_seconds)
         try:
-            with smtplib.SMTP(self.host, self.port, timeout=self.timeout_seconds) as server:
+            with deadline.kept(), deadline.smtp(self.host, self.port, self.timeout_seconds) as server:
                 if self.starttls:
                     server.starttls(context=self._tls())
                 if self.user and self.password_file:
@@ -229,7 +233,8 @@ class Configuration(BaseModel):
             text = mask_card_numbers(template.render(**told, key=message.idempotency_key, channel=channel.model_dump()))
             if ".json" in path:
                 json.loads(text)
-        except (jinja2.TemplateError, ValueError, TypeError, ArithmeticError) as error:
+        except Exception as error:
+            # A template is a program: whatever it raises concerns this text, not the other channels.
             raise DeliveryError(f"template {path} failed: {type(error).__name__}", is_final=True) from None
         return text
 

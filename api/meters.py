@@ -26,6 +26,8 @@ TABLES_SECONDS = Histogram(
 )
 TABLES_AT = Gauge("fraud_stream_tables_committed_timestamp_seconds", "When the tables last held all that was told until then")
 LAG = Gauge("fraud_stream_lag", "Messages on the topic transactions that are not told yet")
+GAPS = Counter("fraud_stream_gaps_total", "Gaps: the broker removed messages before a query read them", ["query", "topic"])
+LOST = Counter("fraud_stream_lost_offsets_total", "Offsets within gaps, marks of transactions counted in", ["query", "topic"])
 WATERMARK_AGE = Gauge("fraud_watermark_age_seconds", "Age of the moment up to which a table of the source is loaded", ["table"])
 
 

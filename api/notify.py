@@ -26,7 +26,7 @@ from api import broker
 from api.alert import Alert
 from api.arrivals import payload_of
 from api.channels import Configuration, DeliveryError, Retry, configuration
-from api.notice import Notice
+from api.notice import FailedCheck, Notice
 from etl.card_numbers import mask_card_numbers
 from etl.databases import connect, opened
 from etl.errors import RefusedError, UnavailableError
@@ -61,6 +61,12 @@ WHERE idempotency_key = %s AND channel = %s
 LATER = """
 UPDATE ops.notifications SET attempts = %s, error = %s, next_attempt_at = clock_timestamp() + make_interval(secs => %s)
 WHERE idempotency_key = %s AND channel = %s
+"""
+
+
+GAPS = """
+UPDATE ops.gaps SET told_at = clock_timestamp() WHERE told_at IS NULL
+RETURNING query, topic, topic_id, partition, first_offset, last_offset, message_count, found_at
 """
 
 
@@ -115,6 +121,20 @@ def record(session: connection, arrivals: Iterable[Arrival], channels: Iterable[
         execute_values(cursor, RECORD, rows)
 
 
+def record_gaps(session: connection, channels: Iterable[str]) -> None:
+    """Record each gap that the stream job has found, once for each channel, as a notice."""
+    with session.cursor() as cursor:
+        cursor.execute(GAPS)
+        for query, topic, topic_id, partition, first, last, count, found_at in cursor.fetchall():
+            end = "on: the topic was made anew" if last is None else f"to {last:,}, {count:,} in all: the broker removed them"
+            observed = f"query {query} did not read partition {partition} from offset {first:,} {end}"
+            check = FailedCheck(table_name=f"topic {topic}", check_name="gap", severity="error", observed=observed)
+            run_id = f"gap-{query}-{topic}-{partition}-{first}-{topic_id}"
+            notice = Notice(run_id=run_id, checked_at=found_at, failed_checks=[check])
+            rows = [(notice.idempotency_key, name, None, "pending", None, notice.model_dump_json(), None) for name in channels]
+            execute_values(cursor, RECORD, rows)
+
+
 def wait_seconds(retry: Retry, attempts: int) -> float:
     """Return how long to wait after so many failed attempts: doubled each time, up to a bound, of which half is left to chance."""
     longest = min(retry.longest_seconds, retry.first_seconds * 2.0 ** min(attempts - 1, 60))
@@ -141,7 +161,8 @@ def tell(notice: Notice) -> None:
 def deliver_next(session: connection, here: Configuration, name: str, only: str | None = None) -> bool:
     """Send what is due the longest for a channel, or the message of one key; False when nothing is.
 
-    A transaction of its own, whose row is locked meanwhile: of several notifiers one sends it.
+    A transaction of its own, whose row is locked meanwhile: of several notifiers one sends it. It ends with the attempt, and that
+    after the channel's `timeout_seconds` at the latest.
     """
     channel = here.channels[name]
     with session, session.cursor() as cursor:
@@ -212,6 +233,7 @@ def consume(here: Configuration, stop: threading.Event) -> None:
                 try:
                     with opened("etl", "warehouse", "notify") as session:
                         record(session, arrivals, names)
+                        record_gaps(session, names)
                 except AWAY as error:
                     logger.warning("Postgres is away", error=type(error).__name__)
                     _go_back(consumer, arrivals)

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from api import broker
 from api.problems import unavailable
@@ -31,15 +31,17 @@ PROBE_WAIT_SECONDS = 3.0
 class _Delivery:
     """The acknowledgements that one request awaits."""
 
-    __slots__ = ("_sender", "done", "is_failed", "left")
+    __slots__ = ("_sender", "at_ms", "done", "is_failed", "left")
 
     def __init__(self, count: int, sender: Sender) -> None:
-        self.left, self.is_failed, self._sender = count, False, sender
+        self.left, self.is_failed, self._sender, self.at_ms = count, False, sender, 0
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def __call__(self, error: KafkaError | None, _message: object) -> None:
+    def __call__(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:
             self.is_failed = True
+        else:
+            self.at_ms = max(self.at_ms, message.timestamp()[1])
         self._sender.depth -= 1
         self.left -= 1
         if not self.left and not self.done.done():
@@ -127,15 +129,18 @@ class Sender:
         if self._is_polling:
             self._loop.call_later(POLL_SECONDS, self._poll)
 
-    async def send(self, messages: Sequence[tuple[bytes, bytes]], at_ms: int) -> None:
+    async def send(self, messages: Sequence[tuple[bytes, bytes]]) -> int:
         """Send messages and return when the broker has acknowledged all of them.
 
         Parameters
         ----------
         messages
             Key and value.
-        at_ms
-            Their time, milliseconds since 1970.
+
+        Returns
+        -------
+        int
+            When the broker took the last of them, milliseconds since 1970: the time that it, and nobody else, gives them.
 
         Raises
         ------
@@ -151,7 +156,7 @@ class Sender:
         produce, topic = self._producer.produce, self._topic
         try:
             for key, value in messages:
-                produce(topic, value, key, on_delivery=delivery, timestamp=at_ms)
+                produce(topic, value, key, on_delivery=delivery)
                 self.depth += 1
         except (BufferError, KafkaException):
             self._start_polling()
@@ -160,6 +165,7 @@ class Sender:
         await delivery.done
         if delivery.is_failed:
             raise unavailable("the broker did not acknowledge in time; send the same again")
+        return delivery.at_ms
 
     async def close(self) -> None:
         """Send what is under way, then stop."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import json
 import os
 import signal
 import threading
@@ -21,10 +22,12 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from api import arrivals, broker, champion, meters
 from api.arrivals import Place
+from api.gaps import Beginning, Gaps, checkpoint
 from api.history import GIVEN, MARGIN_DAYS, History
-from api.lag import behind
+from api.lag import GROUPS, TOPICS, behind
 from api.scores import Scores, columns_of, identity
 from api.tables import Tables, ensure_tables, frame_of
+from api.topics import refuse_producers_time
 from api.transaction import Transaction
 from etl import ops
 from etl.errors import BusyError, RefusedError, UnavailableError, WarehouseError
@@ -32,7 +35,7 @@ from etl.faults import named_faults
 from etl.log import logger, run_main
 from etl.settings import settings
 from etl.sql_server import first_sentence, session
-from etl.stack.servers import heartbeat, spark_environment
+from etl.stack.servers import heartbeat, progress, spark_environment
 from etl.storage import storage
 from ml import score
 from ml.features import DAY, LOOKBACK_DAYS, known_at
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.streaming import StreamingQuery
 
+IDLE_SECONDS = 5
 LOOK_SECONDS = 10
 """How often it is looked whether the champion, core or the reports have changed."""
 
@@ -117,13 +121,15 @@ def read_history(spark: SparkSession) -> tuple[History, int | None, int | None]:
     return History(columns, start if oldest < start else None), transactions, reports
 
 
-def source(spark: SparkSession, topics: str, rows: int) -> DataFrame:
+def source(spark: SparkSession, topics: str, rows: int, begin: dict[str, dict[str, int]] | None = None) -> DataFrame:
     """Return what was committed to some topics (names with commas between), so many rows at most in a micro-batch."""
     client = {f"kafka.{name}": value for name, value in broker.java_client().items()}
     # A group of the user's own name: see api/users.yaml.
     reader = spark.readStream.format("kafka").options(**client, groupIdPrefix="stream").option("subscribe", topics)
     return (
-        reader.option("startingOffsets", "earliest")
+        reader.option("startingOffsets", "earliest" if begin is None else json.dumps(begin))
+        # It would end the query at a gap, and with each start again; `Gaps` names it, and what follows is read.
+        .option("failOnDataLoss", False)
         .option("kafka.isolation.level", "read_committed")
         .option("maxOffsetsPerTrigger", rows)
         # At the end of a partition the broker holds a request back for so long; the next micro-batch would wait for it.
@@ -161,11 +167,6 @@ def read_validated(positions: list[TopicPartition]) -> list[tuple[int, ...]]:
     return found
 
 
-def checkpoint(query: str) -> str:
-    """Return the folder in HDFS where a query notes what it does."""
-    return f"{settings().warehouse_path}/_stream/{query}"
-
-
 def refuse_a_lost_checkpoint() -> None:
     """Look whether the tables' query still has its checkpoint; without it, it would begin anew and write raw.events again.
 
@@ -178,7 +179,9 @@ def refuse_a_lost_checkpoint() -> None:
     with named_faults():
         # What names the query; the files of raw.events have its name.
         is_there = storage().status(f"{folder}/metadata", strict=False) is not None
-    if is_there:
+        # Put away for one that begins elsewhere, by a job that ended before that.
+        is_replaced = (beginning := Beginning.read("tables")) is not None and beginning.replaces is not None
+    if is_there or is_replaced:
         return
     consumer = Consumer(broker.consumer(broker.TABLES_GROUP))
     try:
@@ -227,6 +230,12 @@ class Job:
             )
         with session() as hive:
             ensure_tables(hive, run, found.model.features if found else ())
+        self._gaps = {name: Gaps(name, TOPICS[name], GROUPS[name], run) for name in GROUPS}
+        self._begin = {name: gaps.begin() for name, gaps in self._gaps.items()}
+        for name in GROUPS:
+            # Of the first start ever; a later one goes by what the one before did.
+            if not progress(name).exists():
+                self._has_moved(name)
         self.tables = Tables(spark, run, self._committed)
         # First how far the tables have come, then what they hold: a job that still ends writes before it notes, so that a row is in
         # one of both at least.
@@ -246,15 +255,15 @@ class Job:
         """Start both queries."""
         rows = settings().stream_batch_rows
         self._queries = [
-            self._started("scores", (broker.TRANSACTIONS,), rows, self._score, "500 milliseconds"),
-            self._started("tables", broker.TOPICS, 5 * rows, self._write, f"{settings().stream_tables_seconds} seconds"),
+            self._started("scores", rows, self._score, "500 milliseconds"),
+            self._started("tables", 5 * rows, self._write, f"{settings().stream_tables_seconds} seconds"),
         ]
         return self._queries
 
-    def _started(self, name: str, topics: tuple[str, ...], rows: int, work: Callable[[DataFrame, int], None], pause: str) -> StreamingQuery:
+    def _started(self, name: str, rows: int, work: Callable[[DataFrame, int], None], pause: str) -> StreamingQuery:
         # Tasks of each query have their own share of the cores: messages do not wait for tables.
         self.spark.sparkContext.setLocalProperty("spark.scheduler.pool", name)
-        query = source(self.spark, ",".join(topics), rows).writeStream.queryName(name).foreachBatch(work)
+        query = source(self.spark, ",".join(TOPICS[name]), rows, self._begin[name]).writeStream.queryName(name).foreachBatch(work)
         folder = f"{settings().hdfs_uri}{checkpoint(name)}"
         return query.option("checkpointLocation", folder).trigger(processingTime=pause).start()
 
@@ -274,6 +283,7 @@ class Job:
         beat.parent.mkdir(parents=True, exist_ok=True)
         # It may wait for a lock or read the history again; the beat goes on meanwhile.
         threading.Thread(target=self._look_on, daemon=True).start()
+        threading.Thread(target=self._look_whether_idle, daemon=True).start()
         while not self._stop.wait(1):
             for query in self._queries:
                 if not query.isActive:
@@ -283,6 +293,28 @@ class Job:
             if self._blind is not None:
                 raise self._blind
             beat.touch()
+
+    def _has_moved(self, name: str) -> None:
+        """Note for the health check that a query has done a micro-batch, or has nothing before it."""
+        progress(name).parent.mkdir(parents=True, exist_ok=True)
+        progress(name).touch()
+
+    def _look_whether_idle(self) -> None:
+        told = ""
+        while not self._stop.wait(IDLE_SECONDS):
+            problem = ""
+            for query in self._queries:
+                try:
+                    last = query.lastProgress
+                    # The field itself is Python's spelling of the offsets, not JSON.
+                    if self._gaps[query.name].has_all(json.loads(last.json)["sources"][0]["endOffset"] if last else None):
+                        self._has_moved(query.name)
+                except Exception as error:
+                    # Whatever it is: the health check says no then, for nobody knows.
+                    problem = f"{type(error).__name__}: {first_sentence(error)}"
+            if problem and problem != told:
+                logger.warning("whether a query has something before it cannot be told", reason=problem)
+            told = problem
 
     def _look_on(self) -> None:
         while not self._stop.wait(LOOK_SECONDS):
@@ -301,15 +333,22 @@ class Job:
         return str(error).split("\n")[0] if error else "it was stopped"
 
     def _score(self, df: DataFrame, number: int) -> None:
-        self._guarded(lambda: self._take_scores(frame_of(df), number))
+        self._guarded("scores", lambda: self._take_scores(self._complete("scores", df, number), number))
 
     def _write(self, df: DataFrame, number: int) -> None:
         # A name that the query keeps over restarts, but not over a new checkpoint, whose numbers begin again.
-        self._guarded(lambda: self._take_tables(df, f"{self._queries[1].id}-{number}"))
+        self._guarded("tables", lambda: self._take_tables(self._complete("tables", df, number), f"{self._queries[1].id}-{number}"))
 
-    def _guarded(self, work: Any) -> None:
+    def _complete(self, name: str, df: DataFrame, number: int) -> pa.Table:
+        """Read a micro-batch, and record what is missing in it."""
+        rows = frame_of(df)
+        self._gaps[name].look(rows, number)
+        return rows
+
+    def _guarded(self, name: str, work: Any) -> None:
         try:
             work()
+            self._has_moved(name)
         except BaseException as error:
             self._failed = self._failed or error
             raise
@@ -327,9 +366,8 @@ class Job:
             meters.LATENCY_SECONDS.observe(latency)
         logger.info("told", batch=number, **outcomes, alerts=told.alerts, slowest=round(max(told.latencies, default=0), 2))
 
-    def _take_tables(self, df: DataFrame, name: str) -> None:
+    def _take_tables(self, rows: pa.Table, name: str) -> None:
         started = time.monotonic()
-        rows = frame_of(df)
         added = self.tables.take(rows, name)
         meters.TABLES_AT.set(self.tables.committed_at.timestamp())
         if any(added.values()):
@@ -371,6 +409,7 @@ def main() -> None:
     try:
         with ops.run("stream") as run:
             meters.serve()
+            refuse_producers_time(broker.TOPICS)
             refuse_a_lost_checkpoint()
             job = Job(spark_session(), run)
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -381,6 +420,9 @@ def main() -> None:
             finally:
                 for query in queries:
                     query.stop()
+            # Ended in peace: however long nobody reads, the next start begins to count anew.
+            for name in GROUPS:
+                progress(name).unlink(missing_ok=True)
     except KafkaException as error:
         raise UnavailableError(
             f"Kafka at {broker.address()} does not answer: {error.args[0].str()}; start it with bash/stack.sh up --realtime"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic, ResourceType
 
 from api import broker, users
@@ -18,7 +20,12 @@ from etl.settings import settings
 
 DECLARATION = Path(__file__).with_name("topics.yaml")
 HOUR_MS = 3_600_000
+HOLD_SECONDS = 10
 FIELDS = {"partitions", "retention_hours", "max_message_bytes"}
+BROKERS_TIME = {"message.timestamp.type": "LogAppendTime"}
+"""A message's time is when the broker took it: how long it stays goes by that, never by what its producer says."""
+REFUSALS = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED, KafkaError.POLICY_VIOLATION}
+REFUSALS |= {KafkaError.INVALID_CONFIG}
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,8 @@ class Topic:
     @property
     def configuration(self) -> dict[str, str]:
         """What is declared beside the partitions, as Kafka writes it."""
-        return {"retention.ms": str(self.retention_hours * HOUR_MS), "max.message.bytes": str(self.max_message_bytes)}
+        own = {"retention.ms": str(self.retention_hours * HOUR_MS), "max.message.bytes": str(self.max_message_bytes)}
+        return {**own, **BROKERS_TIME}
 
 
 def declared(path: Path = DECLARATION) -> list[Topic]:
@@ -61,6 +69,7 @@ def apply(topics: list[Topic], configuration: dict[str, Any] | None = None) -> N
     ------
     RefusedError
         When a topic has more partitions than declared: messages in them would be lost. Then nothing is changed.
+        When the broker does not let a topic be as declared, or it is otherwise afterwards.
     UnavailableError
         When the broker does not answer.
     """
@@ -76,7 +85,14 @@ def apply(topics: list[Topic], configuration: dict[str, Any] | None = None) -> N
         known = [topic for topic in topics if topic.name in found]
         _add_partitions([topic for topic in known if found[topic.name] < topic.partitions], admin)
         _configure(known, admin)
+        _look(topics, admin)
     except KafkaException as error:
+        if error.args[0].code() in REFUSALS:
+            wanted = "; ".join(f"{topic.name}: {_told(topic.configuration)}" for topic in topics)
+            raise RefusedError(
+                f"the broker at {broker.address()} does not permit it: {error.args[0].str()}; "
+                f"let whoever runs it make the topics so: {wanted}"
+            ) from error
         raise UnavailableError(f"the broker at {broker.address()} does not do it: {error.args[0].str()}; is Kafka up?") from error
 
 
@@ -101,21 +117,71 @@ def _add_partitions(topics: list[Topic], admin: AdminClient) -> None:
             logger.info("topic has more partitions", topic=topic.name, partitions=topic.partitions)
 
 
+def _others(wanted: dict[str, dict[str, str]], admin: AdminClient) -> dict[str, dict[str, str]]:
+    """Return what topics should have, by topic, and do not."""
+    resources = [resource(name) for name in wanted]
+    found = {
+        one.name: answer.result(broker.ANSWER_SECONDS) for one, answer in (admin.describe_configs(resources) if resources else {}).items()
+    }
+    others = {
+        topic: {name: value for name, value in fields.items() if name not in found[topic] or found[topic][name].value != value}
+        for topic, fields in wanted.items()
+    }
+    return {topic: fields for topic, fields in others.items() if fields}
+
+
 def _configure(topics: list[Topic], admin: AdminClient) -> None:
-    resources = {resource(topic.name): topic for topic in topics}
-    if not resources:
-        return
     changed = []
-    for described, answer in admin.describe_configs(list(resources)).items():
-        topic = resources[described]
-        found = answer.result(broker.ANSWER_SECONDS)
-        other = {name: value for name, value in topic.configuration.items() if found[name].value != value}
-        if other:
-            entries = [ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in other.items()]
-            changed.append(resource(topic.name, entries))
-            logger.info("topic is configured otherwise", topic=topic.name, **other)
+    for topic, other in _others({topic.name: topic.configuration for topic in topics}, admin).items():
+        entries = [ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in other.items()]
+        changed.append(resource(topic, entries))
+        logger.info("topic is configured otherwise", topic=topic, **other)
     if changed:
         broker.await_all(admin.incremental_alter_configs(changed))
+
+
+def _look(topics: list[Topic], admin: AdminClient) -> None:
+    """Refuse what the broker took and did not do; it may need a moment."""
+    wanted = {topic.name: topic.configuration for topic in topics}
+    deadline = time.monotonic() + HOLD_SECONDS
+    while others := _others(wanted, admin):
+        if time.monotonic() > deadline:
+            raise RefusedError(
+                f"the broker at {broker.address()} took what was declared and has it otherwise: "
+                + "; ".join(f"topic {name} is to have {_told(fields)}" for name, fields in others.items())
+                + "; let whoever runs it set that"
+            )
+        time.sleep(0.2)
+
+
+def _told(fields: dict[str, str]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in fields.items())
+
+
+def refuse_producers_time(names: Iterable[str]) -> None:
+    """Refuse topics whose messages stay as long as their producers say.
+
+    Raises
+    ------
+    RefusedError
+        Naming them, or saying that this user may not look.
+    confluent_kafka.KafkaException
+        When the broker does not answer.
+    """
+    try:
+        others = _others(dict.fromkeys(names, BROKERS_TIME), AdminClient(broker.client()))
+    except KafkaException as error:
+        if error.args[0].code() not in REFUSALS:
+            raise
+        raise RefusedError(
+            f"whose time the topics at {broker.address()} go by cannot be told: {error.args[0].str()}; give this user the right "
+            "describe_configs on them, as api/users.yaml has it"
+        ) from error
+    if others:
+        raise RefusedError(
+            f"the broker at {broker.address()} keeps messages of {', '.join(others)} by the time that their producers set, and would "
+            f"delete some unread; set {_told(BROKERS_TIME)} on these topics: `python -m api.topics` does, or whoever runs the broker"
+        )
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ ITERATIONS = 8192
 KINDS = {"topic": ResourceType.TOPIC, "group": ResourceType.GROUP, "transactional_id": ResourceType.TRANSACTIONAL_ID}
 _ANY: Any = None
 ALL = AclBindingFilter(ResourceType.ANY, _ANY, ResourcePatternType.ANY, _ANY, _ANY, AclOperation.ANY, AclPermissionType.ANY)
-_RIGHT = re.compile(r"(read|write|describe) (topic|group|transactional_id) ([A-Za-z0-9._-]+)(\*?)")
+_RIGHT = re.compile(r"(read|write|describe|describe_configs) (topic|group|transactional_id) ([A-Za-z0-9._-]+)(\*?)")
 
 
 def declared(path: Path = DECLARATION) -> dict[str, list[AclBinding]]:

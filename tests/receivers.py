@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import socket
+import socketserver
 import ssl
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -98,3 +99,27 @@ def until(holds: Callable[[], object], seconds: float = 20) -> None:
     while not holds():
         assert time.monotonic() < deadline, "it did not come about in time"
         time.sleep(0.02)
+
+
+@contextmanager
+def trickling(first: bytes, one: bytes) -> Iterator[int]:
+    """The port of a server that never ends an answer: a beginning, then some bytes after each tenth of a second."""
+    stop = threading.Event()
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError):
+                self.request.sendall(first)
+                while not stop.wait(0.1):
+                    self.request.sendall(one)
+
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield int(server.server_address[1])
+    finally:
+        stop.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -256,6 +256,8 @@ def kafka_properties() -> dict[str, object]:
         "log.dirs": here.data_dir / "kafka" / "log",
         # A misspelt topic is an error; topics are declared in api/topics.yaml.
         "auto.create.topics.enable": "false",
+        # What a producer says of the time would decide how long its messages stay.
+        "log.message.timestamp.type": "LogAppendTime",
         "message.max.bytes": 2 * 1024 * 1024,
         "default.replication.factor": 1,
         "offsets.topic.replication.factor": 1,

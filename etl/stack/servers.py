@@ -21,6 +21,8 @@ from etl.stack import configuration, jars, machine, postgres
 ADD_OPENS = [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in ("java.lang", "java.util", "java.net", "java.nio")]
 STALE_SECONDS = 30
 """A process without a port touches its heartbeat every ten seconds; after this many it is not ready."""
+STILL_SECONDS = 60
+"""So long a query of the stream job may stand still with something before it."""
 LOG4J1_OVER_2 = "-Dlog4j1.compatibility=true"
 
 
@@ -282,6 +284,18 @@ def heartbeat(name: str) -> Path:
     return settings().data_dir / "run" / f"{name}.ready"
 
 
+def progress(query: str) -> Path:
+    """File that the stream job touches when a query has done a micro-batch, or has nothing before it."""
+    return settings().data_dir / "run" / f"stream-{query}.progress"
+
+
+def _stream_ready() -> bool:
+    """Whether the job lives and neither query stands still with something before it, over restarts too."""
+    return _beats("stream")() and all(
+        time.time() - progress(query).stat().st_mtime < STILL_SECONDS for query in ("scores", "tables") if progress(query).exists()
+    )
+
+
 def _beats(name: str) -> Callable[[], bool]:
     return lambda: time.time() - heartbeat(name).stat().st_mtime < STALE_SECONDS
 
@@ -348,7 +362,7 @@ _DESCRIBED: dict[str, Callable[[], Server]] = {
     "kafka": _kafka,
     "api": lambda: _realtime("api", "api", _api_ready, ("kafka",), {"api": settings().port("api")}),
     "stream": lambda: _realtime(
-        "stream", "api.stream", _beats("stream"), ("kafka", "loads"), {"stream_metrics": settings().port("stream_metrics")}
+        "stream", "api.stream", _stream_ready, ("kafka", "loads"), {"stream_metrics": settings().port("stream_metrics")}
     ),
     "notify": lambda: _realtime("notify", "api.notify", _beats("notify"), ("kafka", "postgres")),
 }

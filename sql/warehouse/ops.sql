@@ -1,4 +1,4 @@
--- Create the warehouse's own records: runs, batches, rejects, reconciliations, checks, erasures.
+-- Create the warehouse's own records: runs, batches, rejects, gaps, reconciliations, checks, erasures.
 -- Usage: bash/stack.sh up   (runs it in the database warehouse, as its owner; twice is harmless)
 CREATE SCHEMA IF NOT EXISTS ops;
 
@@ -52,6 +52,27 @@ ALTER TABLE ops.rejects ADD COLUMN IF NOT EXISTS replayed_at timestamptz;
 CREATE UNIQUE INDEX IF NOT EXISTS rejects_once ON ops.rejects (
     table_name, origin, coalesce(line, -1), coalesce(key, ''), coalesce(column_name, ''), md5(reason || coalesce(payload, ''))
 );
+
+-- What Kafka removed before a query of the stream job read it.
+CREATE TABLE IF NOT EXISTS ops.gaps (
+    run_id text NOT NULL REFERENCES ops.runs,
+    query text NOT NULL,
+    topic text NOT NULL,
+    -- another topic of the same name has another one
+    topic_id text NOT NULL,
+    partition integer NOT NULL,
+    first_offset bigint NOT NULL,
+    -- NULL where the topic was made anew: nobody knows how far the old one went
+    last_offset bigint,
+    -- marks of transactions counted in
+    message_count bigint,
+    found_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- when the notifier recorded it for each channel
+    told_at timestamptz,
+    PRIMARY KEY (query, topic, topic_id, partition, first_offset)
+);
+CREATE UNIQUE INDEX IF NOT EXISTS gaps_without_end_once ON ops.gaps (query, topic, topic_id, partition) WHERE last_offset IS NULL;
+CREATE INDEX IF NOT EXISTS gaps_untold ON ops.gaps (found_at) WHERE told_at IS NULL;
 
 CREATE TABLE IF NOT EXISTS ops.reconciliations (
     run_id text NOT NULL REFERENCES ops.runs,

@@ -11,6 +11,7 @@ import ipaddress
 import json
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from api.channels import Configuration, DeliveryError, configuration
 from etl.errors import RefusedError
 from etl.settings import settings
 from tests.api.alerts import alert, use
-from tests.receivers import http_server, smtp_server
+from tests.receivers import http_server, smtp_server, trickling
 
 SECRET = "not-for-logs"
 
@@ -193,6 +194,29 @@ def test_nobody_there_is_not_final() -> None:
 def test_a_receiver_that_says_nothing_is_given_up_after_the_time_limit() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(DeliveryError, match="no answer: TimeoutError"):
         send({"kind": "webhook", "url": f"http://127.0.0.1:{silent.getsockname()[1]}/", "timeout_seconds": 0.2})
+
+
+MAIL = {"kind": "email", "host": "127.0.0.1", "starttls": False, "sender": "w@b.example", "recipients": ["d@b.example"]}
+
+
+@pytest.mark.parametrize(
+    ("channel", "first", "one"),
+    [
+        ({"kind": "webhook", "url": "http://127.0.0.1:{}/"}, b"HTTP/1.1 200 OK\r\nA: ", b"x"),
+        ({"kind": "webhook", "url": "http://127.0.0.1:{}/"}, b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        ({"kind": "webhook", "url": "https://127.0.0.1:{}/"}, b"\x16\x03\x03\x40\x00", b"\x02"),
+        (MAIL, b"220", b"-"),
+        (MAIL, b"", b"220-x\r\n"),
+    ],
+)
+def test_an_attempt_has_an_end_for_a_server_that_says_a_byte_now_and_then(channel: dict[str, Any], first: bytes, one: bytes) -> None:
+    with trickling(first, one) as port:
+        given = {**channel, "port": port} if channel is MAIL else {**channel, "url": channel["url"].format(port)}
+        started = time.monotonic()
+        with pytest.raises(DeliveryError, match="no answer: TimeoutError") as told:
+            send({**given, "timeout_seconds": 1})
+        assert 0.9 < time.monotonic() - started < 2
+        assert not told.value.is_final
 
 
 def test_no_card_number_leaves_in_any_text() -> None:

@@ -21,7 +21,7 @@ from etl.settings import Settings, settings
 from tests.api.alerts import alert, use
 from tests.kills import Step, killed_at
 from tests.postgres import rows
-from tests.receivers import Http, until
+from tests.receivers import Http, trickling, until
 
 
 @pytest.fixture
@@ -204,6 +204,23 @@ def test_a_channel_that_is_down_holds_back_no_other(warehouse: None, got: Http) 
     assert keys(got) == [f"alert-{number}" for number in range(1, 51)]
     assert [(row[1], row[2]) for row in states()].count(("cases", "sent")) == 50
     assert {row[2] for row in states() if row[1] == "down"} == {"pending"}
+
+
+def test_a_receiver_that_never_ends_its_answer_holds_back_no_later_alert_and_leaves_no_transaction_open(warehouse: None) -> None:
+    with trickling(b"HTTP/1.1 200 OK\r\nA: ", b"x") as port:
+        slow = {"kind": "webhook", "url": f"http://127.0.0.1:{port}/", "timeout_seconds": 0.5}
+        here = Configuration.model_validate({"channels": {"slow": slow}, "retry": {"attempts": 1}})
+        arrive(alert(1), alert(2), channels=("slow",))
+        stop = threading.Event()
+        thread = threading.Thread(target=deliver, args=(here, "slow", stop))
+        thread.start()
+        try:
+            until(lambda: [row[2] for row in states()] == ["dead", "dead"])
+            open_ones = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'notify slow%' AND state <> 'idle'"
+            until(lambda: rows(open_ones, role="etl", dbname="warehouse") == [(0,)])
+        finally:
+            stop.set()
+            thread.join()
 
 
 def test_two_notifiers_share_the_work_and_send_nothing_twice(warehouse: None, got: Http) -> None:

@@ -27,7 +27,9 @@ def test_every_topic_that_the_code_names_is_declared():
 
 def test_a_declaration_is_read_as_it_stands(tmp_path: Path):
     assert topics.declared(written(tmp_path, "a: {partitions: 2, retention_hours: 3, max_message_bytes: 4}\n")) == [Topic("a", 2, 3, 4)]
-    assert Topic("a", 2, 3, 4).configuration == {"retention.ms": "10800000", "max.message.bytes": "4"}
+    assert Topic("a", 2, 3, 4).configuration == {
+        "retention.ms": "10800000", "max.message.bytes": "4", "message.timestamp.type": "LogAppendTime",
+    }  # fmt: skip
 
 
 def test_a_message_that_producers_send_is_one_that_the_topic_takes_and_the_largest_transaction_is_far_below():

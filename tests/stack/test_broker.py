@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaException, Producer
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from api import broker, lag, replay, topics
 from api.topics import Topic
@@ -65,6 +65,28 @@ def test_more_partitions_and_another_configuration_are_applied_and_fewer_refused
         topics.apply([Topic("altered", 2, 2, 2000), Topic("not made", 1, 1, 1000)])
     assert "not made" not in partitions()
     admin.delete_topics(["altered"])["altered"].result(30)
+
+
+def test_a_message_stays_by_the_brokers_time_whatever_its_producer_says(plain: OwnBroker):
+    admin = AdminClient(broker.client())
+    made = NewTopic("elsewhere", num_partitions=1, replication_factor=1, config={"message.timestamp.type": "CreateTime"})
+    broker.await_all(admin.create_topics([made]))
+    with pytest.raises(RefusedError, match="keeps messages of elsewhere by the time that their producers set"):
+        topics.refuse_producers_time([broker.TRANSACTIONS, "elsewhere"])
+    topics.apply([Topic("elsewhere", 1, 1, 1000)])
+    topics.refuse_producers_time([*broker.TOPICS, "elsewhere"])
+    before = time.time()
+    producer = Producer(broker.producer())
+    for at in (before - 30 * 86400, before / 1000, before + 30 * 86400):
+        producer.produce("elsewhere", b"x", timestamp=round(at * 1000))
+    assert producer.flush(30) == 0
+    consumer = Consumer(broker.consumer("elsewhere"))
+    consumer.assign([TopicPartition("elsewhere", 0, 0)])
+    found = [message.timestamp() for message in consumer.consume(3, 30)]
+    consumer.close()
+    assert [kind for kind, _ in found] == [TIMESTAMP_LOG_APPEND_TIME] * 3
+    assert all(before - 1 < at / 1000 < time.time() + 1 for _, at in found)
+    admin.delete_topics(["elsewhere"])["elsewhere"].result(30)
 
 
 def test_a_topic_that_is_not_declared_is_refused(plain: OwnBroker):
