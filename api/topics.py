@@ -144,8 +144,17 @@ def _look(topics: list[Topic], admin: AdminClient) -> None:
     """Refuse what the broker took and did not do; it may need a moment."""
     wanted = {topic.name: topic.configuration for topic in topics}
     deadline = time.monotonic() + HOLD_SECONDS
-    while others := _others(wanted, admin):
-        if time.monotonic() > deadline:
+    while True:
+        is_last = time.monotonic() > deadline
+        try:
+            if not (others := _others(wanted, admin)):
+                return
+        except KafkaException as error:
+            # A topic that was made a moment ago.
+            if is_last or error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise
+            others = {}
+        if is_last:
             raise RefusedError(
                 f"the broker at {broker.address()} took what was declared and has it otherwise: "
                 + "; ".join(f"topic {name} is to have {_told(fields)}" for name, fields in others.items())
