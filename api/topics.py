@@ -144,24 +144,23 @@ def _look(topics: list[Topic], admin: AdminClient) -> None:
     """Refuse what the broker took and did not do; it may need a moment."""
     wanted = {topic.name: topic.configuration for topic in topics}
     deadline = time.monotonic() + HOLD_SECONDS
-    while others := _others_of_new(wanted, admin):
-        if time.monotonic() > deadline:
+    while True:
+        is_last = time.monotonic() > deadline
+        try:
+            if not (others := _others(wanted, admin)):
+                return
+        except KafkaException as error:
+            # A topic that was made a moment ago.
+            if is_last or error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise
+            others = {}
+        if is_last:
             raise RefusedError(
                 f"the broker at {broker.address()} took what was declared and has it otherwise: "
                 + "; ".join(f"topic {name} is to have {_told(fields)}" for name, fields in others.items())
                 + "; let whoever runs it set that"
             )
         time.sleep(0.2)
-
-
-def _others_of_new(wanted: dict[str, dict[str, str]], admin: AdminClient) -> dict[str, dict[str, str]]:
-    """Do the same for topics of which the broker may not know yet that they are made."""
-    try:
-        return _others(wanted, admin)
-    except KafkaException as error:
-        if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
-            raise
-        return wanted
 
 
 def _told(fields: dict[str, str]) -> str:

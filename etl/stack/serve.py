@@ -15,7 +15,7 @@ from etl.files import write
 from etl.log import logger, run_main
 from etl.settings import Role, settings
 from etl.stack import configuration, postgres, preparation
-from etl.stack.servers import one_server
+from etl.stack.servers import beats, one_server
 
 
 def run(name: str) -> None:
@@ -51,6 +51,22 @@ def check(name: str = "") -> None:
         raise UnavailableError(f"{name} is not ready")
 
 
+def alive(name: str) -> None:
+    """Do nothing where a server that touches a heartbeat has done so of late.
+
+    Raises
+    ------
+    UnavailableError
+        When it has not.
+    """
+    try:
+        is_alive = beats(name)
+    except OSError as error:
+        raise UnavailableError(f"{name} does not live: {error}") from error
+    if not is_alive:
+        raise UnavailableError(f"{name} has not given a sign of life for a while")
+
+
 def prepare(names: list[str]) -> None:
     """Make in servers that answer what the others expect: roles, databases, folders; `secrets` makes passwords."""
     for name in names:
@@ -73,6 +89,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("run", help="become the server").add_argument("name")
     commands.add_parser("check", help="exit code 0 when it answers as it should").add_argument("name", nargs="?", default="")
+    commands.add_parser("alive", help="exit code 0 when it lives, whether it gets on or not").add_argument("name")
     commands.add_parser("prepare", help="make in servers that answer what others expect").add_argument("names", nargs="+")
     arguments = parser.parse_args()
     match arguments.command:
@@ -80,6 +97,8 @@ def main() -> None:
             run(arguments.name)
         case "check":
             check(arguments.name)
+        case "alive":
+            alive(arguments.name)
         case "prepare":
             prepare(arguments.names)
 

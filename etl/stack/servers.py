@@ -291,13 +291,18 @@ def progress(query: str) -> Path:
 
 def _stream_ready() -> bool:
     """Whether the job lives and neither query stands still with something before it, over restarts too."""
-    return _beats("stream")() and all(
+    return beats("stream") and all(
         time.time() - progress(query).stat().st_mtime < STILL_SECONDS for query in ("scores", "tables") if progress(query).exists()
     )
 
 
+def beats(name: str) -> bool:
+    """Whether a process without a port has touched its heartbeat of late."""
+    return time.time() - heartbeat(name).stat().st_mtime < STALE_SECONDS
+
+
 def _beats(name: str) -> Callable[[], bool]:
-    return lambda: time.time() - heartbeat(name).stat().st_mtime < STALE_SECONDS
+    return lambda: beats(name)
 
 
 def _api_ready() -> bool:

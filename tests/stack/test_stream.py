@@ -12,18 +12,20 @@ from collections.abc import Callable, Iterator
 from decimal import Decimal
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 from pyspark.sql import SparkSession
 
-from api import broker, lag, rejects
+from api import broker, lag, rejects, topics
 from etl import events, maintain, ops
-from etl.errors import RefusedError
+from etl.errors import RefusedError, UnavailableError
 from etl.settings import ROOT, settings
 from etl.sql_server import Session
-from etl.stack import control
+from etl.stack import control, serve, servers
 from etl.storage import storage
 from ml import build_features, models, registry
 from ml.registry import Version
@@ -121,7 +123,7 @@ def lane(champion: Version, spark: SparkSession, hive: Session, monkeypatch: pyt
         hive.run(f"DROP TABLE IF EXISTS {name}")
     for folder in ("_stream", "raw/events", "mart/alerts"):
         storage().delete(f"{settings().warehouse_path}/{folder}", recursive=True)
-    rows("TRUNCATE ops.rejects", role="etl", dbname="warehouse")
+    rows("TRUNCATE ops.rejects, ops.gaps", role="etl", dbname="warehouse")
     control.up({"kafka"})
     empty_topics()
     yield
@@ -132,10 +134,6 @@ def lane(champion: Version, spark: SparkSession, hive: Session, monkeypatch: pyt
 
 def empty_topics() -> None:
     """Remove the topics and what groups have committed, and make the topics anew."""
-    from confluent_kafka.admin import AdminClient
-
-    from api import topics
-
     admin = AdminClient(broker.client())
     for future in admin.delete_topics([name for name in admin.list_topics(timeout=10).topics if not name.startswith("_")]).values():
         future.result(30)
@@ -433,3 +431,119 @@ def test_a_job_killed_anywhere_is_gone_on_with_and_everything_is_there_once(lane
     assert column(hive, "SELECT count(*) FROM raw.events") == [len(arriving) + 2]
     assert ids(told(broker.ALERTS)) == column(hive, "SELECT transaction_id FROM mart.alerts ORDER BY 1")
     assert rows("SELECT count(*) FROM ops.rejects", role="etl", dbname="warehouse") == [(1,)]
+
+
+def gaps() -> list[tuple[object, ...]]:
+    """Each gap that is recorded: query, topic, partition, first and last offset, count."""
+    return rows(
+        "SELECT query, topic, partition, first_offset, last_offset, message_count FROM ops.gaps ORDER BY found_at, query, partition",
+        role="etl",
+        dbname="warehouse",
+    )
+
+
+def remove_below(partition: int, offset: int) -> None:
+    """Let the broker remove what a partition of `transactions` holds below an offset."""
+    for answer in AdminClient(broker.client()).delete_records([TopicPartition(broker.TRANSACTIONS, partition, offset)]).values():
+        assert answer.result(30).low_watermark == offset
+
+
+def send_to(partition: int, messages: list[dict[str, object]]) -> None:
+    producer = Producer(broker.producer())
+    for message in messages:
+        producer.produce(broker.TRANSACTIONS, json.dumps(message), str(message["customer_id"]), partition)
+    assert producer.flush(60) == 0
+
+
+GAP_STEPS = {
+    "recorded, nothing told": Step("api.scores:Scores._tell", "before"),
+    "told, before the query notes it": Step("api.scores:Scores._tell", "after"),
+    "the tables know of it": Step("api.tables:Tables._remember", "before"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", GAP_STEPS.values(), ids=GAP_STEPS)
+def test_what_the_broker_removed_is_recorded_once_wherever_the_job_is_killed_and_what_follows_is_read(
+    lane: None, hive: Session, step: Step
+):
+    arriving = to_come()
+    send_to(2, arriving[:10])
+    remove_below(2, 6)
+    killed_at(step, JOB)
+    found = [("scores", broker.TRANSACTIONS, 2, 0, 5, 6), ("tables", broker.TRANSACTIONS, 2, 0, 5, 6)]
+    assert gaps() == found
+    remove_below(2, 10)
+    send_to(2, arriving[10:20])
+    with job():
+        wait(lambda: set(ids(told(broker.VALIDATED))) >= set(ids(arriving[10:20])))
+        wait(is_written)
+    # What was told is not lost; what was not is one more gap, which begins where the first one ended.
+    lost = [(query, *rest) for query, *rest in gaps()[2:]]
+    assert {tuple(one) for one in lost} <= {(query, broker.TRANSACTIONS, 2, 6, 9, 4) for query in ("scores", "tables")}
+    is_told = step is not GAP_STEPS["recorded, nothing told"]
+    assert (("scores", broker.TRANSACTIONS, 2, 6, 9, 4) in lost) != is_told
+    wanted = ids(arriving[6:20] if is_told else arriving[10:20])
+    assert column(hive, "SELECT transaction_id FROM core.transactions WHERE lane = 'stream' ORDER BY 1") == wanted
+
+
+@pytest.mark.slow
+def test_a_gap_and_a_topic_made_anew_while_the_job_runs_stop_nothing_that_follows(lane: None, hive: Session):
+    arriving = to_come()
+    with job() as process:
+        send_to(1, arriving[:5])
+        wait(lambda: len(told(broker.VALIDATED)) == 5)
+        wait(is_written)
+        tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        for one in tree:
+            one.suspend()
+        send_to(1, arriving[5:10])
+        remove_below(1, 8)
+        for one in tree:
+            one.resume()
+        wait(lambda: len(told(broker.VALIDATED)) == 7)
+        wait(is_written)
+        # What was read, and the marks of the job's own transactions, are removed without a loss.
+        remove_below(1, 10)
+        send_to(1, arriving[10:12])
+        wait(lambda: len(told(broker.VALIDATED)) == 9)
+        wait(is_written)
+    assert sorted(gaps()) == [(query, broker.TRANSACTIONS, 1, 5, 7, 3) for query in ("scores", "tables")]
+    admin = AdminClient(broker.client())
+    admin.delete_topics([broker.TRANSACTIONS])[broker.TRANSACTIONS].result(30)
+    wait(lambda: broker.TRANSACTIONS not in admin.list_topics(timeout=10).topics)
+    topics.apply(topics.declared())
+    send_to(1, arriving[12:40])
+    for _ in range(2):
+        with job():
+            wait(lambda: len(told(broker.VALIDATED)) == 9 + 28)
+            wait(is_written)
+    anew = [one for one in gaps() if one[4] is None]
+    assert sorted(anew) == [
+        (query, broker.TRANSACTIONS, part, 12 if part == 1 else 0, None, None) for query in ("scores", "tables") for part in range(4)
+    ]
+    assert len(gaps()) == 2 + len(anew)
+    wanted = ids([*arriving[:5], *arriving[8:40]])
+    assert column(hive, "SELECT transaction_id FROM core.transactions WHERE lane = 'stream' ORDER BY 1") == wanted
+    assert column(hive, "SELECT count(*) FROM raw.events") == [len(wanted)]
+
+
+@pytest.mark.slow
+def test_the_health_check_fails_while_a_query_stands_still_with_something_before_it(
+    lane: None, run: ops.Run, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(servers, "STILL_SECONDS", 15)
+    with job():
+        send(to_come()[:5])
+        wait(is_written)
+        time.sleep(20)
+        # Nothing is before it.
+        serve.check("stream")
+        with ops.writer("core.transactions", run):
+            send(to_come()[5:10])
+            wait(lambda: len(told(broker.VALIDATED)) == 10)
+            wait(lambda: not servers.one_server("stream").is_ready(), 60)
+            with pytest.raises(UnavailableError, match="stream is not ready"):
+                serve.check("stream")
+        wait(servers.one_server("stream").is_ready, 60)
+        wait(is_written)
