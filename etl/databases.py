@@ -36,7 +36,7 @@ def password(role: Role) -> str:
 
 # What the server itself answers has two spaces behind its severity, in every language; libpq's own words have not.
 _ANSWERED = re.compile(r"\b[^\W\d_]+:  ")
-_FOR_GOOD = re.compile(r"SSL|certificate|no password supplied")
+_FOR_GOOD = re.compile(r"SSL|certificate|no password supplied|^invalid ")
 _LATER = re.compile(
     r"the database system is|too many (clients|connections)|connection slots are reserved|terminating connection",
     re.IGNORECASE,

@@ -12,7 +12,6 @@ from tests.postgres import rows
 
 
 def test_a_server_that_is_not_there_is_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A port that nobody may open without rights.
     monkeypatch.setenv("WAREHOUSE_POSTGRES_PORT", "1")
     monkeypatch.setenv("WAREHOUSE_PORT_OFFSET", "0")
     settings.cache_clear()
