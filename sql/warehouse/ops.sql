@@ -71,8 +71,8 @@ CREATE TABLE IF NOT EXISTS ops.gaps (
     told_at timestamptz,
     PRIMARY KEY (query, topic, topic_id, partition, first_offset)
 );
-CREATE UNIQUE INDEX IF NOT EXISTS gaps_without_end_once ON ops.gaps (query, topic, topic_id, partition) WHERE last_offset IS NULL;
-CREATE INDEX IF NOT EXISTS gaps_untold ON ops.gaps (found_at) WHERE told_at IS NULL;
+CREATE UNIQUE INDEX IF NOT EXISTS gaps_without_end_once ON ops.gaps (query, topic, topic_id, partition) WHERE last_offset IS null;
+CREATE INDEX IF NOT EXISTS gaps_untold ON ops.gaps (found_at) WHERE told_at IS null;
 
 CREATE TABLE IF NOT EXISTS ops.reconciliations (
     run_id text NOT NULL REFERENCES ops.runs,
