@@ -444,7 +444,9 @@ def gaps() -> list[tuple[object, ...]]:
 
 def remove_below(partition: int, offset: int) -> None:
     """Let the broker remove what a partition of `transactions` holds below an offset."""
-    for answer in AdminClient(broker.client()).delete_records([TopicPartition(broker.TRANSACTIONS, partition, offset)]).values():
+    # Kept until it has answered.
+    admin = AdminClient(broker.client())
+    for answer in admin.delete_records([TopicPartition(broker.TRANSACTIONS, partition, offset)]).values():
         assert answer.result(30).low_watermark == offset
 
 
